@@ -1,0 +1,195 @@
+"""The results buffer: a SQLite store-and-forward file with one writer thread.
+
+    buffer = Buffer(BufferConfig(path=...), acknowledged=lambda epoch: 0)
+    buffer.append("door", result)       # returns at once
+    buffer.durable_seq                  # what would survive a power cut
+    buffer.close()
+
+Results are packed into chunks and numbered when they are packed, so a chunk is a run of consecutive
+sequence numbers. Chunks lie in segments (tables) that are dropped whole once the console has acknowledged
+all of them: a DROP writes 2 bytes a result where deletes write 550 and more. When the buffer is full, the
+oldest segment goes and leaves a tombstone with its count, so the numbering never has holes.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgeinfer.runtime.buffer_reader import BufferReader
+from edgeinfer.runtime.buffer_store import BufferStore, NewChunk
+from edgeinfer.runtime.chunk import StoredChunk
+from edgeinfer.runtime.codec import encode
+from edgeinfer.runtime.config import Section
+from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.runtime.results import Kind, Result
+
+__all__ = ["Buffer", "BufferConfig", "BufferReader", "StoredChunk"]
+
+logger = logging.getLogger(__name__)
+
+# Beyond this many results in memory, append() waits for the disk: a stuck disk must not eat the memory.
+_MAX_PENDING = 20_000
+_MAX_RETRY_WAIT_S = 5.0
+
+
+class BufferConfig(Section, frozen=True):
+    """`max_bytes` caps the database file: 256 MiB hold some 3 million results. `flush_interval_s` bounds
+    what a power cut can take; each commit writes about 9 kB of flash, so one a second is 0.8 GB a day.
+    `chunk_results` is how many results share a chunk: above 100 little is saved."""
+
+    path: str = ""
+    max_bytes: int = 256 << 20
+    flush_interval_s: float = 1.0
+    chunk_results: int = 100
+
+
+class Buffer:
+    """The writer's side. `append` may be called from any thread; one thread owns the database.
+
+    Raises BufferStorageError where the file cannot be opened or another process is its writer.
+    """
+
+    def __init__(self, config: BufferConfig, *, acknowledged: Callable[[int], int]) -> None:
+        self._config = config
+        self._acknowledged = acknowledged
+        self._store = BufferStore(Path(config.path), max_bytes=config.max_bytes)
+        self.epoch = self._store.epoch
+        self.error = ""
+        self._durable_seq = self._store.next_seq - 1
+        self._lock = threading.Lock()
+        self._drained = threading.Condition(self._lock)
+        self._wake = threading.Event()
+        self._pending: dict[str, list[Result]] = {}
+        self._pending_count = 0
+        self._flush_wanted = False
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="buffer-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def durable_seq(self) -> int:
+        """The highest sequence number that is on disk: every result up to it survives a power cut."""
+        return self._durable_seq
+
+    @property
+    def pending(self) -> int:
+        """Results that are not on disk yet."""
+        return self._pending_count
+
+    def append(self, pipeline: str, result: Result) -> None:
+        """Hand over a result. Returns at once unless the disk has been stuck for 20,000 results."""
+        with self._lock:
+            if self._closing:
+                raise BufferStorageError(f"{self._config.path}: the buffer is closed")
+            while self._pending_count >= _MAX_PENDING and not self._closing:
+                self._drained.wait()
+            rows = self._pending.get(pipeline)
+            if rows is None:
+                rows = self._pending[pipeline] = []
+            rows.append(result)
+            self._pending_count += 1
+            urgent = len(rows) >= self._config.chunk_results or result.kind is Kind.EVENT
+            if result.kind is Kind.EVENT:
+                self._flush_wanted = True
+        if urgent:
+            self._wake.set()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Ask for everything so far to be made durable; False if that took longer than `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        with self._drained:
+            self._flush_wanted = True
+            self._wake.set()
+            while self._pending_count:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or not self._thread.is_alive():
+                    return False
+                self._drained.wait(remaining)
+        return True
+
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """Make everything durable and close the file. False if the disk did not take it within `timeout_s`."""
+        flushed = self.flush(timeout_s)
+        with self._lock:
+            self._closing = True
+            self._drained.notify_all()
+        self._wake.set()
+        self._thread.join(timeout_s)
+        return flushed
+
+    def _run(self) -> None:
+        next_flush = time.monotonic() + self._config.flush_interval_s
+        while True:
+            self._wake.wait(max(0.0, next_flush - time.monotonic()))
+            self._wake.clear()
+            now = time.monotonic()
+            with self._lock:
+                closing = self._closing
+                partial = closing or self._flush_wanted or now >= next_flush
+                self._flush_wanted = False
+                batches = self._take(partial=partial)
+            if partial:
+                next_flush = now + self._config.flush_interval_s
+            if batches:
+                self._write(batches)
+            if closing:
+                break
+            if partial:
+                self._drop_acknowledged()
+        self._store.close()
+
+    def _take(self, *, partial: bool) -> list[tuple[str, list[Result]]]:
+        """Cut what is pending into chunks; without `partial`, full ones only."""
+        size = self._config.chunk_results
+        batches: list[tuple[str, list[Result]]] = []
+        for pipeline, rows in self._pending.items():
+            whole = len(rows) if partial else len(rows) - len(rows) % size
+            batches += [(pipeline, rows[start : min(start + size, whole)]) for start in range(0, whole, size)]
+            del rows[:whole]
+        return batches
+
+    def _write(self, batches: Sequence[tuple[str, list[Result]]]) -> None:
+        chunks = [_pack(pipeline, rows) for pipeline, rows in batches]
+        wait_s = 0.1
+        while not self._try_write(chunks):
+            if self._closing:
+                logger.error("event=buffer_lost results=%d reason=closing", sum(c.n for c in chunks))
+                return
+            # Other writers share the medium: a random wait keeps retries apart.
+            self._wake.wait(wait_s * random.uniform(0.5, 1.0))
+            wait_s = min(2 * wait_s, _MAX_RETRY_WAIT_S)
+        with self._drained:
+            self._durable_seq = self._store.next_seq - 1
+            self._pending_count -= sum(chunk.n for chunk in chunks)
+            self._drained.notify_all()
+
+    def _try_write(self, chunks: Sequence[NewChunk]) -> bool:
+        try:
+            self._store.write(chunks)
+        except BufferStorageError as error:
+            if not self.error:
+                logger.warning("event=buffer_write_failed error=%s", error)
+            self.error = str(error)
+            return False
+        if self.error:
+            logger.warning("event=buffer_write_recovered durable_seq=%d", self._store.next_seq - 1)
+            self.error = ""
+        return True
+
+    def _drop_acknowledged(self) -> None:
+        try:
+            self._store.drop_up_to(self._acknowledged(self.epoch))
+        except BufferStorageError as error:
+            logger.warning("event=buffer_drop_failed error=%s", error)
+
+
+def _pack(pipeline: str, rows: list[Result]) -> NewChunk:
+    frames: dict[str, int] = {}
+    for row in rows:
+        if row.kind is Kind.FRAMES and row.extra:
+            for state, count in row.extra.items():
+                frames[state] = frames.get(state, 0) + int(count)
+    return NewChunk(pipeline, len(rows), rows[0].t_ns, encode(rows), frames)

@@ -1,0 +1,87 @@
+"""Loads configuration: TOML into frozen structs, with unknown keys refused by name.
+
+Each component keeps its struct beside its code; this module only turns a file into one and says clearly
+what is wrong with it. Loading neither connects nor changes anything.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import msgspec
+
+from edgeinfer.runtime.errors import ConfigError
+
+__all__ = ["Section", "load_config", "parse_config"]
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every configuration struct: frozen, keyword-only, unknown keys refused."""
+
+
+def load_config(path: Path, type_: type[T]) -> T:
+    """Read `path` as a `type_`. Raises ConfigError: unreadable, not TOML, unknown key, wrong value."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot be read: {reason}") from error
+    return parse_config(text, type_, origin=str(path))
+
+
+def parse_config(text: str, type_: type[T], *, origin: str = "configuration") -> T:
+    """The same from a string; `origin` names it in messages."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{origin}: is not TOML: {error}") from error
+    _refuse_unknown_keys(document, type_, origin, "")
+    try:
+        return msgspec.convert(document, type_)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{origin}: {error}") from error
+
+
+def _refuse_unknown_keys(value: Any, type_: Any, origin: str, where: str) -> None:
+    """Walk document and type together; the first unknown key is named with the nearest known one."""
+    if isinstance(value, list):
+        element = next(iter(get_args(type_)), None)
+        for index, entry in enumerate(value):
+            _refuse_unknown_keys(entry, element, origin, f"{where}[{index}]")
+        return
+    struct = _struct_for(value, type_) if isinstance(value, dict) else None
+    if struct is None:
+        return
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+    tag_field = struct.__struct_config__.tag_field
+    for key, entry in value.items():
+        if key == tag_field:
+            continue
+        if key not in fields:
+            raise _unknown_key(f"{where}.{key}".lstrip("."), key, list(fields), origin)
+        _refuse_unknown_keys(entry, fields[key], origin, f"{where}.{key}")
+
+
+def _struct_for(value: dict[str, Any], type_: Any) -> type[msgspec.Struct] | None:
+    """The struct that `value` would become, also through a union told apart by its tag."""
+    candidates = [t for t in (type_, *_union_members(type_)) if isinstance(t, type) and issubclass(t, msgspec.Struct)]
+    if len(candidates) == 1:
+        return candidates[0]
+    for candidate in candidates:
+        config = candidate.__struct_config__
+        if config.tag_field is not None and value.get(config.tag_field) == config.tag:
+            return candidate
+    return None
+
+
+def _union_members(type_: Any) -> tuple[Any, ...]:
+    return get_args(type_) if not isinstance(type_, type) else ()
+
+
+def _unknown_key(path: str, key: str, known: list[str], origin: str) -> ConfigError:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+    return ConfigError(f"{origin}: unknown key {path!r}", hint=hint)

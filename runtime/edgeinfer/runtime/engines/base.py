@@ -1,0 +1,91 @@
+"""The contract of an engine, and the choice of one by name.
+
+engine = load_engine("litert", Path("kws.tflite"), threads=1)
+outputs = engine.run([engine_input])
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.runtime.errors import DependencyError, ModelError
+from edgeinfer.runtime.manifest import TensorSpec
+
+__all__ = ["Array", "Engine", "available_engines", "dequantize", "load_engine", "quantize_input"]
+
+Array = npt.NDArray[Any]
+
+_MODULES = {"onnx": ("onnxruntime",), "litert": ("ai_edge_litert", "tflite_runtime")}
+_EXTRAS = {"onnx": "onnx", "litert": "litert"}
+
+
+class Engine(Protocol):
+    """A loaded model. `run` may be called from one thread at a time.
+
+    `name` is the engine's name and `version` the library's; `inputs` and `outputs` are in the order of the
+    model, with quantization where the tensor is an integer one.
+    """
+
+    name: str
+    version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """One inference. Arrays have the shapes and dtypes of `inputs` (-1 may be any size); the outputs
+        have those of `outputs` and belong to the caller. Raises ModelError."""
+        ...
+
+    def close(self) -> None:
+        """Give back the memory. Calling `run` afterwards is an error."""
+        ...
+
+
+def load_engine(name: str, path: Path, *, threads: int = 1, spin: bool = False) -> Engine:
+    """Load a model file. Raises ModelError for a file that the engine cannot run, DependencyError where
+    the engine is not installed. `threads` are intra-op threads; `spin` lets them busy-wait (ONNX Runtime)."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model file")
+    if name == "onnx":
+        from edgeinfer.runtime.engines.onnx import OnnxEngine
+
+        return OnnxEngine(path, threads=threads, spin=spin)
+    if name == "litert":
+        from edgeinfer.runtime.engines.litert import LiteRtEngine
+
+        return LiteRtEngine(path, threads=threads)
+    raise DependencyError(f"expected an engine of {sorted(_MODULES)}, found {name!r}")
+
+
+def available_engines() -> tuple[str, ...]:
+    """The engines whose library is installed here. Nothing is imported."""
+    found = (name for name, modules in _MODULES.items() if any(importlib.util.find_spec(m) for m in modules))
+    return tuple(found)
+
+
+def missing_engine(name: str) -> DependencyError:
+    """The error for an engine whose library is absent."""
+    return DependencyError(f"the {name} engine is not installed", hint=f"pip install 'edgeinfer[{_EXTRAS[name]}]'")
+
+
+def quantize_input(values: Array, spec: TensorSpec) -> Array:
+    """Float values as the tensor wants them: cast, or q = clip(round(x / scale) + zero_point)."""
+    dtype = np.dtype(spec.dtype)
+    if spec.scale is None or spec.zero_point is None:
+        return values.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
+    quantized = np.rint(values / np.float32(spec.scale)) + spec.zero_point
+    clipped: Array = np.clip(quantized, limits.min, limits.max).astype(dtype)
+    return clipped
+
+
+def dequantize(values: Array, spec: TensorSpec) -> Array:
+    """Tensor values as float32: scale * (q - zero_point) where the tensor is quantized."""
+    if spec.scale is None or spec.zero_point is None:
+        return values
+    real: Array = (values.astype(np.float32) - spec.zero_point) * np.float32(spec.scale)
+    return real

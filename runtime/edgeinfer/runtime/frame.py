@@ -1,0 +1,64 @@
+"""Frames and their accounting: every captured frame ends in exactly one counted state."""
+
+import enum
+import threading
+from typing import Any
+
+import msgspec
+import numpy.typing as npt
+
+__all__ = ["Frame", "FrameCounts", "FrameState"]
+
+
+class FrameState(enum.StrEnum):
+    """Where a frame can end."""
+
+    INFERRED = "inferred"
+    SUPERSEDED = "superseded"  # a newer one of a live source came before it was inferred
+    MOTION_SKIPPED = "motion_skipped"
+    SHED = "shed"  # given up for heat, power or budget
+    STALE = "stale"  # captured, but the pipeline stopped before it was inferred
+    FAILED = "failed"  # could not be preprocessed or inferred
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One input from a source.
+
+    `data`: a picture (H, W, 3) uint8 BGR, a sensor window (length, channels) float32, or a tensor.
+    `t_ns`: wall clock at capture; `mono_ns`: monotonic clock at capture; `index`: from 0 per source.
+    """
+
+    data: npt.NDArray[Any]
+    t_ns: int
+    mono_ns: int
+    index: int
+
+
+class FrameCounts:
+    """Counts by state, for several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {state.value: 0 for state in FrameState}
+        self._taken: dict[str, int] = dict(self._counts)
+        self.captured = 0
+
+    def capture(self) -> None:
+        with self._lock:
+            self.captured += 1
+
+    def end(self, state: FrameState) -> None:
+        with self._lock:
+            self._counts[state.value] += 1
+
+    def totals(self) -> dict[str, int]:
+        """Every state with its count."""
+        with self._lock:
+            return dict(self._counts)
+
+    def take_new(self) -> dict[str, int]:
+        """The counts that came since the last call, without zeros: what the next frames result says."""
+        with self._lock:
+            new = {state: count - self._taken[state] for state, count in self._counts.items()}
+            self._taken = dict(self._counts)
+        return {state: count for state, count in new.items() if count}

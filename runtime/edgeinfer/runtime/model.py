@@ -1,0 +1,99 @@
+"""A loaded model: one variant of an installed package with its engine, preprocessing and postprocessing."""
+
+import time
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+from edgeinfer.runtime.engines.base import available_engines, load_engine
+from edgeinfer.runtime.errors import ModelError
+from edgeinfer.runtime.frame import Frame
+from edgeinfer.runtime.manifest import Manifest, Variant
+from edgeinfer.runtime.postprocess import compile_postprocess, result_kind
+from edgeinfer.runtime.preprocess import Region, compile_preprocess
+from edgeinfer.runtime.results import Item
+from edgeinfer.runtime.store import InstalledPackage
+
+__all__ = ["Inferred", "LoadedModel", "Prepared", "choose_variant"]
+
+Array = npt.NDArray[Any]
+_POOL = 8
+
+
+class Prepared(NamedTuple):
+    """A frame on its way to the engine: the input array, and the model that it was prepared for."""
+
+    frame: Frame
+    model: "LoadedModel"
+    target: Array
+    region: Region
+
+
+class Inferred(NamedTuple):
+    """What one inference gave; `latency_us` is the engine's own call."""
+
+    items: tuple[Item, ...]
+    latency_us: int
+
+
+def choose_variant(manifest: Manifest, *, wanted: str = "") -> Variant:
+    """The variant named `wanted`, or the first that an installed engine can run. Raises ModelError."""
+    if wanted:
+        for variant in manifest.variants:
+            if variant.id == wanted:
+                return variant
+        known = ", ".join(variant.id for variant in manifest.variants)
+        raise ModelError(f"package {manifest.name} {manifest.version} has no variant {wanted!r}: it has {known}")
+    engines = available_engines()
+    for variant in manifest.variants:
+        if variant.engine in engines:
+            return variant
+    needed = sorted({variant.engine for variant in manifest.variants})
+    raise ModelError(
+        f"package {manifest.name} {manifest.version} needs one of the engines {needed}, found {list(engines)}",
+        hint=f"pip install 'edgeinfer[{needed[0]}]'",
+    )
+
+
+class LoadedModel:
+    """`prepare` is called from the capturing thread, `infer` from the inference thread.
+
+    Input arrays come from a pool and go back to it, so that a running pipeline allocates none. A frame keeps
+    the model that it was prepared for: after a swap, frames in flight end on the old one.
+    """
+
+    def __init__(self, package: InstalledPackage, *, variant: str = "", threads: int = 1) -> None:
+        manifest = package.manifest
+        self.name = manifest.name
+        self.version = manifest.version
+        self.digest = package.digest
+        self.kind = result_kind(manifest.postprocess)
+        self.variant = choose_variant(manifest, wanted=variant)
+        self._engine = load_engine(self.variant.engine, package.folder / self.variant.file, threads=threads)
+        self._prepare = compile_preprocess(manifest.preprocess, self._engine.inputs[0])
+        self._interpret = compile_postprocess(
+            manifest.postprocess, model_input=self._engine.inputs[0], outputs=self._engine.outputs
+        )
+        self._pool: deque[Array] = deque(maxlen=_POOL)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} ({self.variant.id})"
+
+    def prepare(self, frame: Frame) -> Prepared:
+        """Raises SourceError for a frame that does not fit the package's declaration."""
+        target = self._pool.pop() if self._pool else self._prepare.new_target()
+        region = self._prepare(frame.data, target)
+        return Prepared(frame, self, target, region)
+
+    def infer(self, prepared: Prepared) -> Inferred:
+        """Raises ModelError where the engine fails."""
+        began_ns = time.perf_counter_ns()
+        outputs = self._engine.run([prepared.target])
+        latency_us = (time.perf_counter_ns() - began_ns) // 1000
+        items = self._interpret(prepared.target, outputs, prepared.region)
+        return Inferred(items, latency_us)
+
+    def release(self, prepared: Prepared) -> None:
+        """Take the input array back into the pool."""
+        self._pool.append(prepared.target)

@@ -1,0 +1,117 @@
+"""The running pipelines of a device: started from the configuration, changed by a reload, swapped by updates."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgeinfer.runtime.errors import ConfigError
+from edgeinfer.runtime.model import LoadedModel
+from edgeinfer.runtime.pipeline import Pipeline
+from edgeinfer.runtime.results import Result
+from edgeinfer.runtime.settings import PipelineConfig
+from edgeinfer.runtime.slots import Slots
+from edgeinfer.runtime.store import Store
+
+__all__ = ["PipelineSet"]
+
+
+class PipelineSet:
+    """All pipelines by name. Every method may be called from any thread."""
+
+    def __init__(
+        self, *, store: Store, slots: Slots, append: Callable[[str, Result], None], until_end: bool = False
+    ) -> None:
+        self._store = store
+        self._slots = slots
+        self._append = append
+        self._until_end = until_end
+        self._lock = threading.RLock()
+        self._pipelines: dict[str, Pipeline] = {}
+
+    def all(self) -> list[Pipeline]:
+        with self._lock:
+            return list(self._pipelines.values())
+
+    def start(self, configs: Sequence[PipelineConfig]) -> None:
+        """Load every model, then start every pipeline. Raises where a package or model is not usable."""
+        with self._lock:
+            made = {config.name: self._make(config) for config in configs}
+            self._pipelines.update(made)
+            for pipeline in made.values():
+                pipeline.start()
+
+    def apply(self, configs: Sequence[PipelineConfig]) -> None:
+        """Change to a new configuration: what is the same goes on undisturbed. Raises before anything is
+        changed where a new pipeline cannot be made."""
+        with self._lock:
+            wanted = {config.name: config for config in configs}
+            same = {name for name, pipeline in self._pipelines.items() if wanted.get(name) == pipeline.config}
+            made = {name: self._make(config) for name, config in wanted.items() if name not in same}
+            for name in [name for name in self._pipelines if name not in same]:
+                self._pipelines.pop(name).stop()
+            self._pipelines.update(made)
+            for pipeline in made.values():
+                pipeline.start()
+
+    def stop(self) -> None:
+        """Stop all of them at once, so that the waits do not add up."""
+        threads = [threading.Thread(target=pipeline.stop, name="stopper") for pipeline in self.all()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def ended(self) -> bool:
+        """Whether every source has come to its end."""
+        return all(pipeline.ended for pipeline in self.all())
+
+    def stuck_s(self) -> float:
+        """How long the slowest engine call that is under way has taken, in seconds."""
+        began = [pipeline.status.engine_busy_since_s for pipeline in self.all()]
+        busy = [since for since in began if since]
+        return time.monotonic() - min(busy) if busy else 0.0
+
+    def runs(self, model: str) -> bool:
+        return bool(self._of(model))
+
+    def threads(self, model: str) -> int:
+        return max((pipeline.config.threads for pipeline in self._of(model)), default=1)
+
+    def variant(self, model: str) -> str:
+        """The variant that the configuration insists on; empty for none."""
+        return next((pipeline.config.variant for pipeline in self._of(model) if pipeline.config.variant), "")
+
+    def inferred(self, model: str) -> int:
+        return min((pipeline.status.results for pipeline in self._of(model)), default=0)
+
+    def failures(self, model: str) -> int:
+        return max((pipeline.consecutive_failures for pipeline in self._of(model)), default=0)
+
+    def swap_ms(self, model: str) -> float:
+        return max((pipeline.status.swap_ms for pipeline in self._of(model)), default=0.0)
+
+    def swap(self, model: str, digest: str) -> None:
+        """Load another version beside the running one and change over between two frames."""
+        package = self._store.open(digest)
+        pipelines = self._of(model)
+        loaded = [
+            LoadedModel(package, variant=pipeline.config.variant, threads=pipeline.config.threads)
+            for pipeline in pipelines
+        ]
+        for pipeline, replacement in zip(pipelines, loaded, strict=True):
+            pipeline.swap(replacement)
+
+    def _of(self, model: str) -> list[Pipeline]:
+        return [pipeline for pipeline in self.all() if pipeline.model.name == model]
+
+    def _make(self, config: PipelineConfig) -> Pipeline:
+        if config.package:
+            path = Path(config.package)
+            if not path.is_file():
+                raise ConfigError(f"pipeline {config.name!r}: {path}: no such package")
+            package = self._slots.from_config(path)
+        else:
+            package = self._slots.active(config.model)
+        model = LoadedModel(package, variant=config.variant, threads=config.threads)
+        return Pipeline(config, model, self._append, until_end=self._until_end)

@@ -1,0 +1,44 @@
+"""What a pipeline says of a frame, as one value that every task shares."""
+
+import enum
+
+import msgspec
+
+__all__ = ["Item", "Kind", "Result"]
+
+
+class Kind(enum.IntEnum):
+    """What a result is about. The numbers are stored and sent: never reuse one."""
+
+    CLASSIFICATION = 1
+    DETECTION = 2
+    ANOMALY = 3
+    FRAMES = 4  # counts of frames by state, in `extra`
+    EVENT = 5  # raised by a rule, in `extra`
+    SWAP = 6  # the pipeline changed its package, in `extra`
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+    """One thing that was found: a class index, its score, and for detections its box.
+
+    `box` is (x1, y1, x2, y2) in 0..1 of the source picture. For anomalies `label` is 1 or 0 and `score`
+    the reconstruction error.
+    """
+
+    label: int
+    score: float
+    box: tuple[float, float, float, float] | None = None
+
+
+class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One result. `t_ns`: wall clock at capture, ns since 1970; `frame`: number of the frame in its
+    pipeline, from 0; `latency_us`: the engine's call; `age_us`: capture to result; `extra`: a small JSON
+    object for kinds that are not about a frame."""
+
+    kind: Kind
+    t_ns: int
+    frame: int = 0
+    latency_us: int = 0
+    age_us: int = 0
+    items: tuple[Item, ...] = ()
+    extra: dict[str, int | float | str] | None = None

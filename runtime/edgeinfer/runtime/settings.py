@@ -1,0 +1,65 @@
+"""What `edgeinfer.toml` may say."""
+
+from typing import Annotated
+
+import msgspec
+
+from edgeinfer.runtime.buffer import BufferConfig
+from edgeinfer.runtime.config import Section
+from edgeinfer.runtime.sources.settings import SourceConfig
+
+__all__ = ["PipelineConfig", "RuntimeConfig", "SyncPaths", "TrustConfig"]
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class TrustConfig(Section, frozen=True):
+    """Public keys, in hex or as paths of `.pub` files. `release_keys` may sign packages that come over the
+    network, `console_keys` what the console assigns. Without them no update is ever accepted."""
+
+    release_keys: tuple[str, ...] = ()
+    console_keys: tuple[str, ...] = ()
+
+
+class SyncPaths(Section, frozen=True):
+    """Where the agent keeps its database; empty: this device has no agent."""
+
+    state_dir: str = ""
+
+
+class PipelineConfig(Section, frozen=True):
+    """`package` is the package to begin with; once a newer one was deployed for its model, that one is
+    used. `model` names one that is already installed. `threads` are the engine's own: one, unless measured
+    to be worth it."""
+
+    name: Name
+    source: SourceConfig
+    package: str = ""
+    model: str = ""
+    variant: str = ""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+
+    def __post_init__(self) -> None:
+        if not (self.package or self.model):
+            raise ValueError(f"pipeline {self.name!r} needs a package (a file) or a model (an installed one)")
+        if self.name.startswith("_"):
+            raise ValueError("names that begin with _ are the daemon's own")
+
+
+class RuntimeConfig(Section, frozen=True):
+    """The whole file. `trial_s` is how long a new version must run without failing before it counts."""
+
+    device: Name
+    state_dir: str = "/var/lib/edgeinfer"
+    log_level: str = "INFO"
+    trial_s: Annotated[float, msgspec.Meta(ge=0.0)] = 3.0
+    buffer: BufferConfig = BufferConfig()
+    trust: TrustConfig = TrustConfig()
+    sync: SyncPaths = SyncPaths()
+    pipeline: tuple[PipelineConfig, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [pipeline.name for pipeline in self.pipeline]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"pipeline {twice[0]!r} is configured twice: names are how results are told apart")

@@ -1,0 +1,280 @@
+"""The wire: topics and messages, as values. No socket, no clock.
+
+Topics are `ei/v1/{tenant}/d/{device}/{rest}`. Control messages are JSON; a reader ignores fields it does
+not know. Chunks and blob ranges are a fixed header (big-endian) and bytes. Everything received has a
+maximum size; what does not fit its topic raises MessageError.
+"""
+
+import re
+import struct
+import zlib
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from edgeinfer.runtime.chunk import EVICTED_PIPELINE
+from edgeinfer.runtime.errors import MessageError
+
+__all__ = [
+    "MAX_CHUNK_BYTES",
+    "MAX_CONTROL_BYTES",
+    "MAX_RANGE_BYTES",
+    "Ack",
+    "Assignment",
+    "Birth",
+    "BlobRange",
+    "BlobRequest",
+    "ChunkMessage",
+    "DesiredState",
+    "JobStatus",
+    "ReportedState",
+    "StateMessage",
+    "Telemetry",
+    "TopicName",
+    "decode",
+    "decode_blob_range",
+    "decode_chunk",
+    "encode",
+    "encode_blob_range",
+    "encode_chunk",
+    "is_name",
+    "parse_topic",
+    "topic",
+    "valid_pipeline",
+]
+
+PREFIX = "ei/v1"
+MAX_CONTROL_BYTES = 64 << 10
+MAX_CHUNK_BYTES = 4 << 20
+MAX_RANGE_BYTES = 256 << 10
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_CHUNK_MAGIC = b"EI"
+_RANGE_MAGIC = b"ER"
+_WIRE_VERSION = 1
+# magic, version, codec, epoch, first_seq, n, crc32 of the body
+_CHUNK_HEADER = struct.Struct(">2sBBQQII")
+# magic, version, reserved, sha256 of the blob, offset, total bytes of the blob, crc32 of the range
+_RANGE_HEADER = struct.Struct(">2sBx32sQQI")
+
+Seq = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+ShortText = Annotated[str, msgspec.Meta(max_length=512)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+T = TypeVar("T")
+
+
+class TopicName(msgspec.Struct, frozen=True):
+    """A topic taken apart; `rest` is what follows the device, for instance `up/res/door`."""
+
+    tenant: str
+    device: str
+    rest: str
+
+
+class StateMessage(msgspec.Struct, frozen=True):
+    """`up/state`, retained; the last will says offline for the same session."""
+
+    online: bool
+    session: ShortText
+
+
+class Birth(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`up/birth`: who this device is. `epochs` maps each epoch (as text) to the lowest sequence number
+    that the device can still send; whatever the console lacks below it will never come."""
+
+    session: ShortText
+    agent_version: ShortText
+    epochs: dict[str, Seq] = {}
+    profile: dict[str, Any] = {}
+    engines: dict[str, str] = {}
+    groups: tuple[ShortText, ...] = ()
+    schema: int = 1
+
+
+class ReportedState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`up/reported`, retained. `models` maps a model's name to `{version, digest, variant}`; `audit` holds
+    the device's own counts (made, durable, sent, acknowledged, evicted)."""
+
+    version: Seq
+    models: dict[str, dict[str, str]] = {}
+    pipelines: dict[str, dict[str, Any]] = {}
+    audit: dict[str, Any] = {}
+
+
+class ChunkMessage(msgspec.Struct, frozen=True):
+    """`up/res/{pipeline}`: `n` consecutive results from `first_seq` on. codec 0 is a tombstone: the results
+    were evicted on the device and `body` says why (JSON)."""
+
+    codec: int
+    epoch: int
+    first_seq: int
+    n: int
+    crc: int
+    body: bytes
+
+
+class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`down/ack`: everything up to `seq` of `epoch` is stored; `gaps` are inclusive ranges that are missing
+    below what has been stored beyond it."""
+
+    epoch: Seq
+    seq: Seq
+    gaps: tuple[tuple[Seq, Seq], ...] = ()
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """One model that a device is to run: the package's identity and the blob that carries it."""
+
+    job: ShortText
+    model: ShortText
+    version: ShortText
+    digest: Sha256
+    blob_sha256: Sha256
+    blob_bytes: Seq
+
+
+class DesiredState(msgspec.Struct, frozen=True):
+    """The payload of the signed `down/desired`. `version` only ever grows; `device` is who it is for."""
+
+    version: Seq
+    device: ShortText
+    issued_s: Seq
+    assignments: tuple[Assignment, ...]
+
+
+class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`up/job/{id}`: how far an assignment has come; `state` is a state of the update machine."""
+
+    job: ShortText
+    desired_version: Seq
+    state: ShortText
+    model: ShortText = ""
+    version: ShortText = ""
+    offset: Seq = 0
+    bytes: Seq = 0
+    reason: ShortText = ""
+    swap_ms: float = 0.0
+
+
+class BlobRequest(msgspec.Struct, frozen=True):
+    """`up/get`: `length` bytes of a blob from `offset` on."""
+
+    sha256: Sha256
+    offset: Seq
+    length: Annotated[int, msgspec.Meta(ge=1, le=MAX_RANGE_BYTES)]
+
+
+class BlobRange(msgspec.Struct, frozen=True):
+    """`down/data`: the bytes asked for; `total_bytes` is 0 where the console has no such blob."""
+
+    sha256: str
+    offset: int
+    total_bytes: int
+    data: bytes
+
+
+class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`up/tel`: a moment of the device; lost without harm."""
+
+    t_ns: int
+    pipelines: dict[str, dict[str, Any]] = {}
+    cpu_percent: float = 0.0
+    memory_percent: float = 0.0
+    temperature_c: float | None = None
+    rss_bytes: int = 0
+    buffer_bytes: int = 0
+    backlog: int = 0
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a tenant, device, pipeline or job: letters, digits, `_.-`, at most 64."""
+    return _NAME.fullmatch(text) is not None
+
+
+def valid_pipeline(rest: str) -> str:
+    """The pipeline in `up/res/{pipeline}`; `_evicted` is the one of tombstones. Raises MessageError."""
+    name = rest.removeprefix("up/res/")
+    if name == rest or not (is_name(name) or name == EVICTED_PIPELINE):
+        raise MessageError(f"expected up/res/PIPELINE, found {rest[:80]!r}")
+    return name
+
+
+def topic(tenant: str, device: str, rest: str) -> str:
+    return f"{PREFIX}/{tenant}/d/{device}/{rest}"
+
+
+def parse_topic(text: str) -> TopicName:
+    """Raises MessageError unless `text` is a topic of this protocol with valid names."""
+    parts = text.split("/", 5)
+    if len(parts) != 6 or parts[:2] != ["ei", "v1"] or parts[3] != "d":
+        raise MessageError(f"expected a topic {PREFIX}/TENANT/d/DEVICE/..., found {text[:120]!r}")
+    tenant, device, rest = parts[2], parts[4], parts[5]
+    if not (is_name(tenant) and is_name(device)):
+        raise MessageError(f"expected valid names in the topic, found {text[:120]!r}")
+    return TopicName(tenant, device, rest)
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(message)
+
+
+def decode(raw: bytes, type_: type[T]) -> T:
+    """A JSON control message. Raises MessageError: too large, not JSON, not a `type_`."""
+    if len(raw) > MAX_CONTROL_BYTES:
+        raise MessageError(f"expected at most {MAX_CONTROL_BYTES} bytes, found {len(raw)}")
+    try:
+        return msgspec.json.decode(raw, type=type_)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise MessageError(f"expected a {type_.__name__} message: {error}") from error
+
+
+def encode_chunk(message: ChunkMessage) -> bytes:
+    header = _CHUNK_HEADER.pack(
+        _CHUNK_MAGIC, _WIRE_VERSION, message.codec, message.epoch, message.first_seq, message.n, message.crc
+    )
+    return header + message.body
+
+
+def decode_chunk(raw: bytes) -> ChunkMessage:
+    """Raises MessageError: too short, too large, not a chunk, wrong CRC."""
+    if len(raw) > MAX_CHUNK_BYTES:
+        raise MessageError(f"expected a chunk of at most {MAX_CHUNK_BYTES} bytes, found {len(raw)}")
+    _, codec, epoch, first_seq, n, crc = _unpack(_CHUNK_HEADER, raw, _CHUNK_MAGIC, "chunk")
+    body = raw[_CHUNK_HEADER.size :]
+    found = zlib.crc32(body)
+    if found != crc:
+        raise MessageError(f"expected a chunk with crc32 {crc:08x}, found {found:08x}")
+    if n < 1 or max(epoch, first_seq + n) >= 1 << 63:
+        raise MessageError(f"expected a chunk of at least one result in range, found n={n} first_seq={first_seq}")
+    return ChunkMessage(codec, epoch, first_seq, n, crc, body)
+
+
+def encode_blob_range(message: BlobRange) -> bytes:
+    header = _RANGE_HEADER.pack(
+        _RANGE_MAGIC,
+        _WIRE_VERSION,
+        bytes.fromhex(message.sha256),
+        message.offset,
+        message.total_bytes,
+        zlib.crc32(message.data),
+    )
+    return header + message.data
+
+
+def decode_blob_range(raw: bytes) -> BlobRange:
+    """Raises MessageError: too short, too large, not a range, wrong CRC."""
+    if len(raw) > MAX_RANGE_BYTES + _RANGE_HEADER.size:
+        raise MessageError(f"expected a range of at most {MAX_RANGE_BYTES} bytes, found {len(raw)}")
+    _, sha256, offset, total_bytes, crc = _unpack(_RANGE_HEADER, raw, _RANGE_MAGIC, "blob range")
+    data = raw[_RANGE_HEADER.size :]
+    if zlib.crc32(data) != crc:
+        raise MessageError(f"expected a blob range with crc32 {crc:08x}, found {zlib.crc32(data):08x}")
+    return BlobRange(sha256.hex(), offset, total_bytes, data)
+
+
+def _unpack(header: struct.Struct, raw: bytes, magic: bytes, what: str) -> tuple[Any, ...]:
+    if len(raw) < header.size:
+        raise MessageError(f"expected a {what} of at least {header.size} bytes, found {len(raw)}")
+    found_magic, version, *rest = header.unpack_from(raw)
+    if found_magic != magic or version != _WIRE_VERSION:
+        raise MessageError(f"expected a {what} of version {_WIRE_VERSION}, found {found_magic!r} version {version}")
+    return (version, *rest)
