@@ -8,7 +8,7 @@ from edgeinfer.runtime.errors import RefusedError
 
 __all__ = ["AssignedPackage", "AssignmentDocument", "next_assignment", "read_assignment"]
 
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Short = Annotated[str, msgspec.Meta(max_length=512)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=4 << 30)]
 
@@ -37,7 +37,7 @@ def read_assignment(payload: bytes, *, device: str, at_least: int = 0) -> Assign
     that is none."""
     try:
         document = msgspec.json.decode(payload, type=AssignmentDocument)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise RefusedError(f"the signed assignment cannot be read: {error}") from error
     if document.device != device:
         raise RefusedError(f"expected an assignment for device {device!r}, found one for {document.device!r}")

@@ -17,13 +17,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.buffer_store import BufferStore, NewChunk
 from edgeinfer.runtime.chunk import StoredChunk
 from edgeinfer.runtime.codec import encode
 from edgeinfer.runtime.config import Section
-from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.runtime.errors import BufferStorageError, CodecError
 from edgeinfer.runtime.results import Kind, Result
 
 __all__ = ["Buffer", "BufferConfig", "BufferReader", "StoredChunk"]
@@ -41,9 +44,9 @@ class BufferConfig(Section, frozen=True):
     `chunk_results` is how many results share a chunk: above 100 little is saved."""
 
     path: str = ""
-    max_bytes: int = 256 << 20
-    flush_interval_s: float = 1.0
-    chunk_results: int = 100
+    max_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 40)] = 256 << 20
+    flush_interval_s: Annotated[float, msgspec.Meta(ge=0.01, le=3600.0)] = 1.0
+    chunk_results: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
 
 
 class Buffer:
@@ -56,7 +59,6 @@ class Buffer:
         self._config = config
         self._acknowledged = acknowledged
         self._store = BufferStore(Path(config.path), max_bytes=config.max_bytes)
-        self.epoch = self._store.epoch
         self.error = ""
         self._durable_seq = self._store.next_seq - 1
         self._lock = threading.Lock()
@@ -65,9 +67,14 @@ class Buffer:
         self._pending: dict[str, list[Result]] = {}
         self._pending_count = 0
         self._flush_wanted = False
-        self._closing = False
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="buffer-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def epoch(self) -> int:
+        """Names this numbering; it changes only when a damaged file had to be set aside."""
+        return self._store.epoch
 
     @property
     def durable_seq(self) -> int:
@@ -82,10 +89,10 @@ class Buffer:
     def append(self, pipeline: str, result: Result) -> None:
         """Hand over a result. Returns at once unless the disk has been stuck for 20,000 results."""
         with self._lock:
-            if self._closing:
-                raise BufferStorageError(f"{self._config.path}: the buffer is closed")
-            while self._pending_count >= _MAX_PENDING and not self._closing:
+            while self._pending_count >= _MAX_PENDING and not self._closing.is_set():
                 self._drained.wait()
+            if self._closing.is_set():
+                raise BufferStorageError(f"{self._config.path}: the buffer is closed")
             rows = self._pending.get(pipeline)
             if rows is None:
                 rows = self._pending[pipeline] = []
@@ -114,7 +121,7 @@ class Buffer:
         """Make everything durable and close the file. False if the disk did not take it within `timeout_s`."""
         flushed = self.flush(timeout_s)
         with self._lock:
-            self._closing = True
+            self._closing.set()
             self._drained.notify_all()
         self._wake.set()
         self._thread.join(timeout_s)
@@ -127,7 +134,7 @@ class Buffer:
             self._wake.clear()
             now = time.monotonic()
             with self._lock:
-                closing = self._closing
+                closing = self._closing.is_set()
                 partial = closing or self._flush_wanted or now >= next_flush
                 self._flush_wanted = False
                 batches = self._take(partial=partial)
@@ -152,18 +159,18 @@ class Buffer:
         return batches
 
     def _write(self, batches: Sequence[tuple[str, list[Result]]]) -> None:
-        chunks = [_pack(pipeline, rows) for pipeline, rows in batches]
+        chunks = [chunk for pipeline, rows in batches for chunk in _pack(pipeline, rows)]
         wait_s = 0.1
         while not self._try_write(chunks):
-            if self._closing:
+            if self._closing.is_set():
                 logger.error("event=buffer_lost results=%d reason=closing", sum(c.n for c in chunks))
                 return
             # Other writers share the medium: a random wait keeps retries apart.
-            self._wake.wait(wait_s * random.uniform(0.5, 1.0))
+            self._closing.wait(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(2 * wait_s, _MAX_RETRY_WAIT_S)
         with self._drained:
             self._durable_seq = self._store.next_seq - 1
-            self._pending_count -= sum(chunk.n for chunk in chunks)
+            self._pending_count -= sum(len(rows) for _, rows in batches)
             self._drained.notify_all()
 
     def _try_write(self, chunks: Sequence[NewChunk]) -> bool:
@@ -186,10 +193,23 @@ class Buffer:
             logger.warning("event=buffer_drop_failed error=%s", error)
 
 
-def _pack(pipeline: str, rows: list[Result]) -> NewChunk:
+def _pack(pipeline: str, rows: list[Result]) -> list[NewChunk]:
+    """One chunk; more where one would be too large. A result that no chunk can hold is given up."""
+    try:
+        return [NewChunk(pipeline, len(rows), rows[0].t_ns, encode(rows), _frames(rows))]
+    except CodecError as error:
+        if len(rows) == 1:
+            logger.error("event=result_lost pipeline=%s error=%s", pipeline, error)  # noqa: TRY400 - said in full
+            return []
+    middle = len(rows) // 2
+    return _pack(pipeline, rows[:middle]) + _pack(pipeline, rows[middle:])
+
+
+def _frames(rows: list[Result]) -> dict[str, int]:
+    """Counts of frames by state that these results report."""
     frames: dict[str, int] = {}
     for row in rows:
         if row.kind is Kind.FRAMES and row.extra:
             for state, count in row.extra.items():
                 frames[state] = frames.get(state, 0) + int(count)
-    return NewChunk(pipeline, len(rows), rows[0].t_ns, encode(rows), frames)
+    return frames

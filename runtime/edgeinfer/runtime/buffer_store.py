@@ -31,6 +31,9 @@ _PAGE_BYTES = 4096
 _SEGMENT_BYTES = 4 << 20
 # Evict before the cap: the commit itself and the tables need some room.
 _FULL_SHARE = 0.85
+# SQLite's result codes for a file that is no database any more; the low byte of an extended code.
+_PRIMARY_CODE = 0xFF
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -73,8 +76,12 @@ class BufferStore:
         self.next_seq = 1
         self._table = ""
         self._lock_file = _lock(path)
-        self._db = self._open_or_set_aside()
-        self._segment_bytes = self._open_segment_bytes()
+        self._segment_bytes = 0
+        try:
+            self._db = self._open_or_set_aside()
+        except BaseException:
+            os.close(self._lock_file)
+            raise
 
     def close(self) -> None:
         self._db.close()
@@ -83,8 +90,8 @@ class BufferStore:
     def write(self, chunks: Sequence[NewChunk]) -> None:
         """Make the chunks durable in one commit, or raise BufferStorageError with nothing changed."""
         try:
-            if self._db_is_lost():
-                self._reopen(expected_next=self.next_seq)
+            if self._db_is_lost() and self._reopen_finds(chunks):
+                return
             self._make_room(sum(len(chunk.body) for chunk in chunks))
             next_seq = self._insert(chunks)
         except sqlite3.Error as error:
@@ -131,19 +138,32 @@ class BufferStore:
         except sqlite3.OperationalError as error:
             raise BufferStorageError(f"{self._path}: cannot be opened: {error}") from error
         except sqlite3.DatabaseError as error:
-            damaged = self._path.with_name(f"{self._path.name}.damaged-{secrets.token_hex(4)}")
-            logger.error("event=buffer_damaged error=%s set_aside=%s", error, damaged)  # noqa: TRY400 - said in full
-            for suffix in ("", "-wal", "-shm"):
-                part = self._path.with_name(self._path.name + suffix)
-                if part.exists():
-                    part.rename(damaged.with_name(damaged.name + suffix))
+            self._set_aside(error)
         try:
             return self._open()
         except sqlite3.Error as error:
             raise BufferStorageError(f"{self._path}: cannot be opened: {error}") from error
 
+    def _set_aside(self, error: sqlite3.Error) -> None:
+        """Rename a damaged file: a new one, with a new epoch, takes its place."""
+        damaged = self._path.with_name(f"{self._path.name}.damaged-{secrets.token_hex(4)}")
+        logger.error("event=buffer_damaged error=%s set_aside=%s", error, damaged)
+        for suffix in ("", "-wal", "-shm"):
+            part = self._path.with_name(self._path.name + suffix)
+            if part.exists():
+                part.rename(damaged.with_name(damaged.name + suffix))
+
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """Set the connection up and read where the numbering stands."""
         for pragma in (
             f"page_size={_PAGE_BYTES}",
             "journal_mode=WAL",
@@ -159,16 +179,18 @@ class BufferStore:
             if db.execute("SELECT 1 FROM meta WHERE key = 'epoch'").fetchone() is None:
                 self._initialize(db)
         meta: dict[str, int] = dict(db.execute("SELECT key, value FROM meta").fetchall())
+        (segment,) = db.execute("SELECT max(id) FROM segment").fetchone()
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+        if not {"schema", "epoch", "next_seq", "evicted"} <= meta.keys() or f"seg_{segment}" not in tables:
+            raise sqlite3.DatabaseError("its meta rows or its open segment are missing")
         if meta["schema"] != SCHEMA_VERSION:
-            db.close()
             raise BufferStorageError(
                 f"{self._path}: expected a buffer of schema version {SCHEMA_VERSION}, found {meta['schema']}"
             )
         self.epoch = meta["epoch"]
         self.next_seq = meta["next_seq"]
-        (segment,) = db.execute("SELECT max(id) FROM segment").fetchone()
         self._table = f"seg_{segment}"
-        return db
+        self._segment_bytes = self._open_segment_bytes(db)
 
     def _initialize(self, db: sqlite3.Connection) -> None:
         # Random, not a time: the clock of a new device may say 1970 twice.
@@ -177,9 +199,9 @@ class BufferStore:
         db.execute("INSERT INTO segment VALUES (1, 1)")
         db.execute(_SEGMENT_SCHEMA.format(table="seg_1"))
 
-    def _open_segment_bytes(self) -> int:
+    def _open_segment_bytes(self, db: sqlite3.Connection) -> int:
         query = f"SELECT coalesce(sum(length(body)), 0) FROM {self._table}"  # noqa: S608 - our own name
-        (size,) = self._db.execute(query).fetchone()
+        (size,) = db.execute(query).fetchone()
         return int(size)
 
     def _closed_segments(self) -> list[tuple[str, int]]:
@@ -242,17 +264,22 @@ class BufferStore:
             return True
         return False
 
-    def _reopen(self, *, expected_next: int) -> None:
-        """Open the file again after an error, and see whether the failed commit took place after all."""
+    def _reopen_finds(self, chunks: Sequence[NewChunk]) -> bool:
+        """Open the file again after an error. True where the commit of `chunks` that was reported as failed
+        took place after all: writing them once more would double them."""
+        before = (self.epoch, self.next_seq + sum(chunk.n for chunk in chunks))
         self._db.close()
-        self._db = self._open()
-        self._segment_bytes = self._open_segment_bytes()
-        if self.next_seq != expected_next:
-            logger.warning("event=buffer_commit_found next_seq=%d expected=%d", self.next_seq, expected_next)
+        self._db = self._open_or_set_aside()
+        found = before == (self.epoch, self.next_seq)
+        if found:
+            logger.warning("event=buffer_commit_found next_seq=%d", self.next_seq)
+        return found
 
     def _failed(self, error: sqlite3.Error) -> BufferStorageError:
         """Forget the connection: after an I/O error its state is not to be trusted."""
         self._db.close()
+        if getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _DAMAGED:
+            self._set_aside(error)
         return BufferStorageError(
             f"{self._path}: cannot be written: {error}", hint="is the disk full, read-only or failing?"
         )
@@ -273,7 +300,13 @@ def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 def _lock(path: Path) -> int:
     """One writer process: an advisory lock beside the file, freed by the kernel when the process dies."""
-    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    name = path.with_name(path.name + ".lock")
+    try:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise BufferStorageError(
+            f"{name}: cannot be opened: {error.strerror}", hint="may this user write to the state_dir?"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -21,6 +21,7 @@ class Channel:
         self._frames: deque[Prepared] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._finished = False
 
     def put(self, prepared: Prepared) -> Prepared | None:
         """Returns the frame that lost its place: the older one, or this one where the channel is closed."""
@@ -40,13 +41,19 @@ class Channel:
     def get(self, timeout_s: float) -> Prepared | None:
         """The next frame; None after `timeout_s` or at the end."""
         with self._changed:
-            if not self._frames:
+            if not self._frames and not self._finished:
                 self._changed.wait(timeout_s)
             if not self._frames:
                 return None
             prepared = self._frames.popleft()
             self._changed.notify()
             return prepared
+
+    def finish(self) -> None:
+        """No more frames will come: a waiting `get` need not wait for its time."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
 
     def close(self) -> list[Prepared]:
         """Nothing more goes in; what is still here is handed back."""

@@ -15,6 +15,7 @@ Everything that a header claims is checked against a limit before memory is take
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -28,8 +29,11 @@ from edgeinfer.runtime.results import Item, Kind, Result
 __all__ = ["COLUMNS", "JSON", "MAX_RESULTS", "TOMBSTONE", "decode", "encode"]
 
 MAX_RESULTS = 65_536
-_MAX_ITEMS = 1 << 20
-_MAX_RAW_BYTES = 32 << 20
+# What a decoder may be made to hold: Python objects take some ten times the bytes that they come from.
+_MAX_ITEMS = 1 << 18
+_MAX_RAW_BYTES = 8 << 20
+_MAX_HEADER_BYTES = 2 << 20
+_MAX_COLUMNS = 64
 _LAYOUT = 1
 _ZSTD_LEVEL = 3
 
@@ -56,7 +60,7 @@ class _Column(msgspec.Struct, frozen=True, array_like=True):
 class _Header(msgspec.Struct, frozen=True, array_like=True):
     layout: int
     n: int
-    columns: list[_Column]
+    columns: Annotated[list[_Column], msgspec.Meta(max_length=_MAX_COLUMNS)]
     extras: list[tuple[int, dict[str, int | float | str]]]
 
 
@@ -65,7 +69,8 @@ _json_decoder = msgspec.json.Decoder(list[Result])
 
 
 def encode(results: Sequence[Result], codec: int = COLUMNS) -> bytes:
-    """Encode 1 to MAX_RESULTS results. Raises CodecError for another number or an unknown codec."""
+    """Encode 1 to MAX_RESULTS results. Raises CodecError for another number, an unknown codec, and what
+    `decode` would refuse as too large."""
     if not 1 <= len(results) <= MAX_RESULTS:
         raise CodecError(f"expected 1 to {MAX_RESULTS} results, found {len(results)}")
     if codec == COLUMNS:
@@ -74,6 +79,8 @@ def encode(results: Sequence[Result], codec: int = COLUMNS) -> bytes:
         raw = msgspec.json.encode(results)
     else:
         raise CodecError(f"expected codec {COLUMNS} or {JSON}, found {codec}")
+    if len(raw) > _MAX_RAW_BYTES:
+        raise CodecError(f"expected at most {_MAX_RAW_BYTES} bytes of results, found {len(raw)}")
     return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(raw)
 
 
@@ -97,13 +104,15 @@ def _decompress(body: bytes) -> bytes:
     try:
         if zstandard.frame_content_size(body) > _MAX_RAW_BYTES:
             raise CodecError(f"the chunk claims more than {_MAX_RAW_BYTES} bytes")
-        return zstandard.ZstdDecompressor().decompress(body, max_output_size=_MAX_RAW_BYTES)
+        return zstandard.ZstdDecompressor().decompress(body, max_output_size=_MAX_RAW_BYTES, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CodecError(f"the chunk is no zstd frame: {error}") from error
 
 
 def _encode_columns(results: Sequence[Result]) -> bytes:
     items = list(chain.from_iterable(result.items for result in results))
+    if len(items) > _MAX_ITEMS:
+        raise CodecError(f"expected at most {_MAX_ITEMS} items in a chunk, found {len(items)}")
     boxes = [item.box for item in items if item.box is not None]
     parts = [
         _pack("kind", _PLAIN, _ints(result.kind for result in results)),
@@ -121,7 +130,12 @@ def _encode_columns(results: Sequence[Result]) -> bytes:
         parts.append(_pack_reals(name, [box[axis] for box in boxes]))
     extras = [(index, result.extra) for index, result in enumerate(results) if result.extra is not None]
     header = _Header(_LAYOUT, len(results), [column for column, _ in parts], extras)
-    encoded = msgspec.msgpack.encode(header)
+    try:
+        encoded = msgspec.msgpack.encode(header)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CodecError(f"an extra cannot be encoded: {error}") from error
+    if len(encoded) > _MAX_HEADER_BYTES:
+        raise CodecError(f"expected at most {_MAX_HEADER_BYTES} bytes of extras, found {len(encoded)}")
     return b"".join((len(encoded).to_bytes(4, "big"), encoded, *(data for _, data in parts)))
 
 
@@ -161,8 +175,8 @@ def _narrowest(largest: int) -> int:
 
 def _decode_columns(raw: bytes) -> list[Result]:
     header_bytes = int.from_bytes(raw[:4], "big")
-    if header_bytes > len(raw) - 4:
-        raise CodecError("the chunk's header is longer than the chunk")
+    if header_bytes > min(len(raw) - 4, _MAX_HEADER_BYTES):
+        raise CodecError("the chunk's header is longer than it can be")
     header = _header_decoder.decode(raw[4 : 4 + header_bytes])
     if header.layout != _LAYOUT or not 1 <= header.n <= MAX_RESULTS:
         raise CodecError(f"expected layout {_LAYOUT}, found {header.layout} with {header.n} results")

@@ -36,7 +36,7 @@ def parse_config(text: str, type_: type[T], *, origin: str = "configuration") ->
     """The same from a string; `origin` names it in messages."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{origin}: is not TOML: {error}") from error
     _refuse_unknown_keys(document, type_, origin, "")
     try:
@@ -52,7 +52,7 @@ def _refuse_unknown_keys(value: Any, type_: Any, origin: str, where: str) -> Non
         for index, entry in enumerate(value):
             _refuse_unknown_keys(entry, element, origin, f"{where}[{index}]")
         return
-    struct = _struct_for(value, type_) if isinstance(value, dict) else None
+    struct = _struct_for(value, type_, origin, where) if isinstance(value, dict) else None
     if struct is None:
         return
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
@@ -65,16 +65,21 @@ def _refuse_unknown_keys(value: Any, type_: Any, origin: str, where: str) -> Non
         _refuse_unknown_keys(entry, fields[key], origin, f"{where}.{key}")
 
 
-def _struct_for(value: dict[str, Any], type_: Any) -> type[msgspec.Struct] | None:
-    """The struct that `value` would become, also through a union told apart by its tag."""
+def _struct_for(value: dict[str, Any], type_: Any, origin: str, where: str) -> type[msgspec.Struct] | None:
+    """The struct that `value` would become, also through a union told apart by its tag. An unknown tag is
+    refused like an unknown key."""
     candidates = [t for t in (type_, *_union_members(type_)) if isinstance(t, type) and issubclass(t, msgspec.Struct)]
     if len(candidates) == 1:
         return candidates[0]
-    for candidate in candidates:
-        config = candidate.__struct_config__
-        if config.tag_field is not None and value.get(config.tag_field) == config.tag:
-            return candidate
-    return None
+    by_tag = {candidate.__struct_config__.tag: candidate for candidate in candidates}
+    tag_field = candidates[0].__struct_config__.tag_field if candidates else None
+    tag = value.get(tag_field) if tag_field is not None else None
+    if not isinstance(tag, str):
+        return None  # the conversion says what it misses
+    if tag not in by_tag:
+        known = [str(name) for name in by_tag]
+        raise ConfigError(f"{origin}: unknown {tag_field} {tag!r} in {where.lstrip('.')!r}", hint=_nearest(tag, known))
+    return by_tag[tag]
 
 
 def _union_members(type_: Any) -> tuple[Any, ...]:
@@ -82,6 +87,9 @@ def _union_members(type_: Any) -> tuple[Any, ...]:
 
 
 def _unknown_key(path: str, key: str, known: list[str], origin: str) -> ConfigError:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
-    return ConfigError(f"{origin}: unknown key {path!r}", hint=hint)
+    return ConfigError(f"{origin}: unknown key {path!r}", hint=_nearest(key, known))
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"

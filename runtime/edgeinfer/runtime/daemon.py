@@ -18,7 +18,7 @@ import msgspec
 
 from edgeinfer.runtime.buffer import Buffer
 from edgeinfer.runtime.config import load_config
-from edgeinfer.runtime.engines.base import available_engines
+from edgeinfer.runtime.engines.base import engine_versions
 from edgeinfer.runtime.errors import BufferStorageError, ConfigError, EdgeInferError
 from edgeinfer.runtime.handoff import RuntimeDb, SyncDb
 from edgeinfer.runtime.logs import set_up_logging
@@ -42,7 +42,8 @@ _STUCK_S = 60.0
 
 
 class AgentView:
-    """The agent's database as the daemon reads it: opened when it appears, opened again when it went away.
+    """The agent's database as the daemon reads it: opened when it appears, and again when the agent came or
+    went: a reader that was opened while no agent lived sees a frozen file.
 
     Used from one thread.
     """
@@ -50,14 +51,32 @@ class AgentView:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._db: SyncDb | None = None
+        self._seen: tuple[int, ...] = ()
 
     def db(self) -> SyncDb | None:
-        if self._db is None and self._path is not None and self._path.exists():
+        seen = self._look()
+        if seen != self._seen:
+            self.forget()
+        if self._db is None and self._path is not None and seen:
             try:
                 self._db = SyncDb(self._path, read_only=True)
+                self._seen = seen
             except BufferStorageError as error:
                 logger.debug("event=agent_db_unreadable error=%s", error)
         return self._db
+
+    def _look(self) -> tuple[int, ...]:
+        """Which file it is, and whether a writer has it open; empty where there is none."""
+        if self._path is None:
+            return ()
+        try:
+            found = self._path.stat()
+        except OSError:
+            return ()
+        try:
+            return (found.st_dev, found.st_ino, self._path.with_name(self._path.name + "-wal").stat().st_ino)
+        except OSError:
+            return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
     def acknowledged(self, epoch: int) -> int:
         """0 while the agent's database cannot be read: nothing is dropped then."""
@@ -101,7 +120,7 @@ class Daemon:
         slots = Slots(self._db, self._store)
         self.pipelines = PipelineSet(store=self._store, slots=slots, append=self.buffer.append, until_end=until_end)
         self._updater_parts = (self._db, slots)
-        self._about: dict[str, Any] = {"engines": dict.fromkeys(available_engines(), "")}
+        self._about: dict[str, Any] = {}
 
     def run(self) -> None:
         """Until the stop event, or with `until_end` until every source has ended. Everything that was
@@ -161,12 +180,8 @@ class Daemon:
         reloading()
         try:
             config = load_config(self._config_path, RuntimeConfig)
-            if (config.device, config.state_dir, config.sync) != (
-                self._config.device,
-                self._config.state_dir,
-                self._config.sync,
-            ):
-                raise ConfigError("device, state_dir and [sync] need a restart to change")
+            if msgspec.structs.replace(config, pipeline=self._config.pipeline) != self._config:
+                raise ConfigError("only [[pipeline]] can change without a restart")
             self.pipelines.apply(config.pipeline)
         except EdgeInferError as error:
             logger.error("event=reload_failed error=%s", error)  # noqa: TRY400 - a mistake in a file, not in the code
@@ -179,7 +194,7 @@ class Daemon:
         """Once, after the pipelines are under way: the profile is worth no delay of the first result."""
         from edgeinfer.devices.probe import probe
 
-        self._about["profile"] = msgspec.to_builtins(probe())
+        self._about = {"profile": msgspec.to_builtins(probe()), "engines": engine_versions()}
 
     def _publish_status(self) -> None:
         try:

@@ -25,7 +25,8 @@ class Frame(msgspec.Struct, frozen=True):
     """One input from a source.
 
     `data`: a picture (H, W, 3) uint8 BGR, a sensor window (length, channels) float32, or a tensor.
-    `t_ns`: wall clock at capture; `mono_ns`: monotonic clock at capture; `index`: from 0 per source.
+    `t_ns`: wall clock at capture; `mono_ns`: monotonic clock at capture; `index`: from 0 in its source,
+    and once a pipeline has captured it, from 0 in the pipeline.
     """
 
     data: npt.NDArray[Any]
@@ -43,9 +44,11 @@ class FrameCounts:
         self._taken: dict[str, int] = dict(self._counts)
         self.captured = 0
 
-    def capture(self) -> None:
+    def capture(self) -> int:
+        """Count a captured frame; its number, from 0."""
         with self._lock:
             self.captured += 1
+            return self.captured - 1
 
     def end(self, state: FrameState) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ A value that has to survive a power cut is committed with synchronous=FULL befor
 """
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Self
 import msgspec
 
 from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.runtime.rows import Desired, Download, UpdateRow
 
 __all__ = ["Desired", "Download", "RuntimeDb", "SyncDb", "UpdateRow", "open_read_only"]
 
@@ -35,46 +37,6 @@ CREATE TABLE IF NOT EXISTS slot (
 CREATE TABLE IF NOT EXISTS machine (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS status (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL) STRICT;
 """
-
-
-class Desired(msgspec.Struct, frozen=True):
-    """What the console last asked for: its monotonic `version` and the signed envelope as it came."""
-
-    version: int
-    envelope: bytes
-
-
-class Download(msgspec.Struct, frozen=True):
-    """A blob on its way into `models/incoming/{sha256}.edgepkg`. `error` is empty unless it cannot be had."""
-
-    sha256: str
-    bytes: int
-    offset: int
-    done: bool
-    error: str = ""
-
-
-class UpdateRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The update machine's one row; `state` is a name of `edgeinfer.runtime.update.State`.
-
-    `desired_version` is the assignment that it works on, `job` the console's name for it. `blob_sha256` and
-    `blob_bytes` name what the agent has to download while `state` is DOWNLOADING. `reason` says why a
-    FAILED or ROLLED_BACK update ended so. `swap_ms` is the time between the last result of the old version
-    and the first of the new one. `finished` maps the latest jobs to the state that they ended in.
-    """
-
-    state: str = "IDLE"
-    desired_version: int = 0
-    job: str = ""
-    model: str = ""
-    version: str = ""
-    digest: str = ""
-    blob_sha256: str = ""
-    blob_bytes: int = 0
-    attempts: int = 0
-    reason: str = ""
-    swap_ms: float = 0.0
-    finished: dict[str, str] = {}
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
@@ -97,13 +59,14 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 class _Database:
-    """A small database of rows that are replaced whole. Not for use from two threads at once."""
+    """A small database of rows that are replaced whole. May be used from several threads."""
 
     _schema = ""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.read_only = read_only
+        self._lock = threading.Lock()
         self._db = open_read_only(path) if read_only else self._open_for_writing(path)
 
     def _open_for_writing(self, path: Path) -> sqlite3.Connection:
@@ -128,16 +91,17 @@ class _Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield self._db
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._roll_back()
-            raise BufferStorageError(f"{self.path}: cannot be written: {error}") from error
-        except BaseException:
-            self._roll_back()
-            raise
+        with self._lock:  # one connection has one transaction at a time
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._roll_back()
+                raise BufferStorageError(f"{self.path}: cannot be written: {error}") from error
+            except BaseException:
+                self._roll_back()
+                raise
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:

@@ -31,16 +31,21 @@ __all__ = [
 SCHEMA_VERSION = 1
 
 Task = Literal["classification", "detection", "anomaly"]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}\Z")]
 SemVer = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9A-Za-z.-]{1,64})?(\+[0-9A-Za-z.-]{1,64})?$"
+        pattern=r"^(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9A-Za-z.-]{1,64})?(\+[0-9A-Za-z.-]{1,64})?\Z"
     ),
 ]
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=4 << 30)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=16_384)]
+Means = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=65_536)]
+Deviations = Annotated[
+    tuple[Annotated[float, msgspec.Meta(gt=0.0)], ...], msgspec.Meta(min_length=1, max_length=65_536)
+]
 
 
 class ImagePre(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omit_defaults=True):
@@ -50,15 +55,15 @@ class ImagePre(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omit_
     put in `color` order, then each channel becomes `(x - mean) / std` with x in 0..255, in `layout`.
     """
 
-    width: int
-    height: int
+    width: Side
+    height: Side
     resize: Literal["stretch", "letterbox", "crop"] = "stretch"
     interpolation: Literal["bilinear", "area", "nearest"] = "bilinear"
     color: Literal["rgb", "bgr", "gray"] = "rgb"
     layout: Literal["nhwc", "nchw"] = "nhwc"
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    crop: float = 1.0
+    mean: Means = (0.0,)
+    std: Deviations = (1.0,)
+    crop: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
 
 
 class WindowPre(msgspec.Struct, frozen=True, tag="window", tag_field="kind", omit_defaults=True):
@@ -67,10 +72,10 @@ class WindowPre(msgspec.Struct, frozen=True, tag="window", tag_field="kind", omi
     `mean` and `std` have one entry, or one a channel. `channels` names them, in order; empty: any.
     """
 
-    length: int
+    length: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
     channels: tuple[str, ...] = ()
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    mean: Means = (0.0,)
+    std: Deviations = (1.0,)
 
 
 class TensorPre(msgspec.Struct, frozen=True, tag="tensor", tag_field="kind", omit_defaults=True):
@@ -83,9 +88,9 @@ Preprocess = ImagePre | WindowPre | TensorPre
 class ClassifyPost(msgspec.Struct, frozen=True, tag="classification", tag_field="kind", omit_defaults=True):
     """Scores (classes,) of output `output`; `softmax` applies it first. The best `top_k` are reported."""
 
-    output: int = 0
+    output: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
     activation: Literal["none", "softmax"] = "none"
-    top_k: int = 3
+    top_k: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
 
 
 class DetectPost(msgspec.Struct, frozen=True, tag="detection", tag_field="kind", omit_defaults=True):
@@ -100,7 +105,7 @@ class DetectPost(msgspec.Struct, frozen=True, tag="detection", tag_field="kind",
     format: Literal["tflite_ssd", "fastestdet", "yolo"] = "tflite_ssd"
     score_threshold: float = 0.5
     nms_iou: float = 0.45
-    max_boxes: int = 100
+    max_boxes: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     label_offset: int = 0
 
 

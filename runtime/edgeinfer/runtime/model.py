@@ -71,6 +71,8 @@ class LoadedModel:
         self.kind = result_kind(manifest.postprocess)
         self.variant = choose_variant(manifest, wanted=variant)
         self._engine = load_engine(self.variant.engine, package.folder / self.variant.file, threads=threads)
+        if len(self._engine.inputs) != 1 or not self._engine.outputs:
+            raise ModelError(f"{self}: expected a model of one input and some output, found {len(self._engine.inputs)}")
         self._prepare = compile_preprocess(manifest.preprocess, self._engine.inputs[0])
         self._interpret = compile_postprocess(
             manifest.postprocess, model_input=self._engine.inputs[0], outputs=self._engine.outputs

@@ -27,6 +27,7 @@ __all__ = [
     "SIGNATURES",
     "PackageFile",
     "encode_manifest",
+    "named_files",
     "parse_manifest",
     "sha256_file",
     "write_package",
@@ -51,7 +52,7 @@ def parse_manifest(raw: bytes) -> Manifest:
     """Raises PackageError unless `raw` is a manifest of a schema version that this reader knows."""
     try:
         head = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise PackageError(f"{MANIFEST} is not JSON: {error}") from error
     found = head.get("schema_version") if isinstance(head, dict) else None
     if found != SCHEMA_VERSION:
@@ -77,6 +78,17 @@ def _check_consistent(manifest: Manifest) -> None:
         missing = [i for i in ids if i not in manifest.golden.tolerance]
         if missing:
             raise PackageError(f"golden vectors give no tolerance for variant {missing[0]}")
+
+
+def named_files(manifest: Manifest) -> dict[str, str]:
+    """Name to sha256 of every file that a manifest answers for."""
+    named = {variant.file: variant.sha256 for variant in manifest.variants}
+    for pair in (manifest.labels, manifest.report):
+        if pair is not None:
+            named[pair[0]] = pair[1]
+    if manifest.golden is not None:
+        named[manifest.golden.file] = manifest.golden.sha256
+    return named
 
 
 def sha256_file(path: Path) -> str:
@@ -116,14 +128,7 @@ class PackageFile:
 
     def files(self) -> dict[str, str]:
         """Name to sha256 of every file that the manifest answers for."""
-        manifest = self.manifest
-        named = {variant.file: variant.sha256 for variant in manifest.variants}
-        for pair in (manifest.labels, manifest.report):
-            if pair is not None:
-                named[pair[0]] = pair[1]
-        if manifest.golden is not None:
-            named[manifest.golden.file] = manifest.golden.sha256
-        return named
+        return named_files(self.manifest)
 
     def verify_files(self) -> None:
         """Hash every file. Raises PackageError for one that is missing, changed or not in the manifest."""

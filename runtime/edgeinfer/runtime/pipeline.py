@@ -12,10 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.channel import Channel
-from edgeinfer.runtime.errors import EdgeInferError, ModelError
-from edgeinfer.runtime.frame import FrameCounts, FrameState
+from edgeinfer.runtime.errors import BufferStorageError, EdgeInferError, ModelError
+from edgeinfer.runtime.frame import Frame, FrameCounts, FrameState
 from edgeinfer.runtime.model import LoadedModel, Prepared
 from edgeinfer.runtime.results import Kind, Result
 from edgeinfer.runtime.settings import PipelineConfig
@@ -114,8 +116,10 @@ class Pipeline:
 
     def swap(self, model: LoadedModel) -> None:
         """From the next captured frame on, `model` is used."""
-        self._swap_from = self._model
+        old = self._model
+        # In this order: the inference thread must never see a swap under way with the old model in place.
         self._model = model
+        self._swap_from = old
         self._consecutive_failures = 0
 
     def _capture(self) -> None:
@@ -143,6 +147,8 @@ class Pipeline:
                 source.close()
         self.status.source = "ended"
         self._source_ended.set()
+        if self._channel is not None:
+            self._channel.finish()
 
     def _give_up_or_wait(self, error: EdgeInferError, backoff: Backoff) -> bool:
         """True where trying again makes no sense: a recorded source in a run until its end."""
@@ -164,23 +170,33 @@ class Pipeline:
         logger.info("event=source_opened pipeline=%s kind=%s", self.config.name, type(source).__name__)
         while not self._stop.is_set():
             frame = source.read()
-            if frame is None:
+            if frame is None or self._stop.is_set():
                 return not self._stop.is_set()
             if not self.counts.captured:
                 self.status.began_s = time.monotonic()
             if self.status.source != "running":
-                backoff.reset()
+                if source.live:  # a recorded one that fails halfway would give the same frames over and over
+                    backoff.reset()
                 self.status.source, self.status.error = "running", ""
-            self.counts.capture()
-            try:
-                prepared = self._model.prepare(frame)
-            except EdgeInferError as error:
-                self._note_failure(error)
+            frame = msgspec.structs.replace(frame, index=self.counts.capture())
+            prepared = self._prepare(frame)
+            if prepared is None:
                 continue
             lost = channel.put(prepared)
             if lost is not None:
                 self._end(lost, FrameState.STALE if self._stop.is_set() else FrameState.SUPERSEDED)
         return False
+
+    def _prepare(self, frame: Frame) -> Prepared | None:
+        """None for a frame that cannot be used: it has been counted as failed."""
+        try:
+            return self._model.prepare(frame)
+        except EdgeInferError as error:
+            self._note_failure(error)
+        except Exception as error:
+            logger.exception("event=preprocessing_crashed pipeline=%s", self.config.name)
+            self._note_failure(ModelError(f"internal error: {error}"))
+        return None
 
     def _infer(self) -> None:
         while not self._stop.is_set():
@@ -192,12 +208,17 @@ class Pipeline:
                 self._source_ended.wait(0.002)
             if time.monotonic() >= self._next_frames_s:
                 self._emit_frames()
-            if self._source_ended.is_set() and (channel is None or not len(channel)) and prepared is None:
+            if prepared is None and self._source_ended.is_set() and not self._waiting_frames():
                 break
         self.status.ended_s = time.monotonic()
         if self._source_ended.is_set():
             self._emit_frames()
             self._ended.set()
+
+    def _waiting_frames(self) -> int:
+        # Read anew: a short source may have made the channel, filled it and ended since the last look.
+        channel = self._channel
+        return len(channel) if channel is not None else 0
 
     def _handle(self, prepared: Prepared) -> None:
         frame, model, status = prepared.frame, prepared.model, self.status
@@ -224,11 +245,16 @@ class Pipeline:
         )
         if self._swap_from is not None and model is self._model:
             self._finish_swap(frame.t_ns, now_ns)
-        self._append(self.config.name, result)
+        try:
+            self._append(self.config.name, result)
+        except BufferStorageError:  # closed: this inference took longer than the daemon's end
+            self._end(prepared, FrameState.STALE)
+            return
         status.results += 1
         status.last_result_ns = now_ns
         status.latencies_us.append(inferred.latency_us)
-        self._consecutive_failures = 0
+        if self._consecutive_failures:
+            self._consecutive_failures, status.error = 0, ""
         self._end(prepared, FrameState.INFERRED)
 
     def _finish_swap(self, t_ns: int, now_ns: int) -> None:

@@ -83,7 +83,16 @@ class PipelineSet:
         return next((pipeline.config.variant for pipeline in self._of(model) if pipeline.config.variant), "")
 
     def inferred(self, model: str) -> int:
-        return min((pipeline.status.results for pipeline in self._of(model)), default=0)
+        """Results so far of the slowest pipeline whose source goes on."""
+        return min((pipeline.status.results for pipeline in self._of(model) if not pipeline.ended), default=0)
+
+    def idle(self, model: str) -> bool:
+        """Whether every source of the model has ended: no frame will come that it could be tried on."""
+        return all(pipeline.ended for pipeline in self._of(model))
+
+    def has_swapped(self, model: str, digest: str) -> bool:
+        """Whether every pipeline of the model uses this package; a reload starts pipelines on the active one."""
+        return all(pipeline.model.digest == digest for pipeline in self._of(model))
 
     def failures(self, model: str) -> int:
         return max((pipeline.consecutive_failures for pipeline in self._of(model)), default=0)

@@ -144,6 +144,8 @@ class _PicturePrepare:
     def __call__(self, data: Array, target: Array) -> Region:
         if data.dtype != np.uint8 or data.ndim not in {2, _PICTURE_AXES}:
             raise SourceError(f"expected a picture (H, W, 3) uint8, found {data.shape} {data.dtype}")
+        if not data.size:
+            raise SourceError("expected a picture, found an empty one or a file that is none")
         if data.ndim == 2:
             data = self._cv2.cvtColor(data, self._cv2.COLOR_GRAY2BGR)
         region, window = self._regions.get(data.shape[:2]) or self._remember(data.shape[0], data.shape[1])
@@ -162,7 +164,7 @@ class _PicturePrepare:
         height, width = self._declared.height, self._declared.width
         if self._declared.resize == "letterbox":
             scale = min(width / data.shape[1], height / data.shape[0])
-            inner_width, inner_height = round(data.shape[1] * scale), round(data.shape[0] * scale)
+            inner_width, inner_height = max(1, round(data.shape[1] * scale)), max(1, round(data.shape[0] * scale))
             left, top = (width - inner_width) // 2, (height - inner_height) // 2
             self._resized[...] = _LETTERBOX_GREY
             inner = self._cv2.resize(data, (inner_width, inner_height), interpolation=self._interpolation)
@@ -212,9 +214,9 @@ def _region(declared: ImagePre, height: int, width: int) -> tuple[Region, tuple[
         return Region(-left, -top, region_width, region_height), (slice(None), slice(None))
     if declared.resize == "crop":
         scale = min(width / declared.width, height / declared.height) * declared.crop
-        cut_width, cut_height = round(declared.width * scale), round(declared.height * scale)
+        cut_width, cut_height = max(1, round(declared.width * scale)), max(1, round(declared.height * scale))
     else:
-        cut_width, cut_height = round(width * declared.crop), round(height * declared.crop)
+        cut_width, cut_height = max(1, round(width * declared.crop)), max(1, round(height * declared.crop))
     left_px, top_px = (width - cut_width) // 2, (height - cut_height) // 2
     region = Region(left_px / width, top_px / height, cut_width / width, cut_height / height)
     return region, (slice(top_px, top_px + cut_height), slice(left_px, left_px + cut_width))

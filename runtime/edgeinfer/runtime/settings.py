@@ -10,7 +10,7 @@ from edgeinfer.runtime.sources.settings import SourceConfig
 
 __all__ = ["PipelineConfig", "RuntimeConfig", "SyncPaths", "TrustConfig"]
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 
 
 class TrustConfig(Section, frozen=True):

@@ -1,5 +1,6 @@
 """Slots: which installed package of a model is active, candidate, previous, and which one was configured."""
 
+import logging
 from pathlib import Path
 
 from edgeinfer.runtime.errors import PackageError
@@ -7,6 +8,8 @@ from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.store import InstalledPackage, Store
 
 __all__ = ["ACTIVE", "CANDIDATE", "CONFIGURED", "PREVIOUS", "Slots"]
+
+logger = logging.getLogger(__name__)
 
 ACTIVE = "active"
 CANDIDATE = "candidate"
@@ -43,7 +46,12 @@ class Slots:
         model = package.manifest.name
         slots = self.of(model)
         if slots.get(CONFIGURED) == package.digest and slots.get(ACTIVE):
-            return self._store.open(slots[ACTIVE])
+            try:
+                return self._store.open(slots[ACTIVE])
+            except PackageError as error:
+                # A device must go on inferring: the configured package has just been checked.
+                logger.error("event=active_package_damaged model=%s error=%s", model, error)  # noqa: TRY400 - said in full
+                slots.pop(ACTIVE)
         previous = slots.get(ACTIVE, "")
         if previous == package.digest:
             previous = slots.get(PREVIOUS, "")

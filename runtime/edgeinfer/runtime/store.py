@@ -17,7 +17,7 @@ import msgspec
 
 from edgeinfer.runtime.errors import PackageError
 from edgeinfer.runtime.manifest import Manifest
-from edgeinfer.runtime.package import MANIFEST, PackageFile, parse_labels, parse_manifest, sha256_file
+from edgeinfer.runtime.package import MANIFEST, PackageFile, named_files, parse_labels, parse_manifest, sha256_file
 
 __all__ = ["InstalledPackage", "Store"]
 
@@ -45,12 +45,14 @@ class Store:
     def install(self, path: Path) -> InstalledPackage:
         """Check every file of a package and unpack it. Raises PackageError and leaves nothing behind.
 
-        The folder appears under its digest by a rename, whole or not at all.
+        The folder appears under its digest by a rename, whole or not at all. One that is there already and
+        was damaged since is replaced.
         """
         with PackageFile(path) as package:
             package.verify_files()
             target = self._packages / package.digest
-            if not target.exists():
+            if not self.holds(package.digest):
+                shutil.rmtree(target, ignore_errors=True)
                 temporary = self._packages / f".{package.digest[:16]}.{secrets.token_hex(4)}"
                 try:
                     package.extract_to(temporary)
@@ -71,9 +73,17 @@ class Store:
         if found != digest:
             raise PackageError(f"{folder}: expected a manifest of digest {digest[:16]}, found {found[:16]}")
         manifest = parse_manifest(raw)
-        for variant in manifest.variants:
-            self._check(folder / variant.file, variant.sha256)
+        for name, sha256 in named_files(manifest).items():
+            self._check(folder / name, sha256)
         return InstalledPackage(folder, digest, manifest)
+
+    def holds(self, digest: str) -> bool:
+        """Whether the package is installed with every file intact."""
+        try:
+            self.open(digest)
+        except PackageError:
+            return False
+        return True
 
     def prune(self, keep: Collection[str]) -> None:
         """Remove every package that is in no slot."""
@@ -83,9 +93,11 @@ class Store:
 
     @staticmethod
     def _check(path: Path, expected: str) -> None:
-        if not path.is_file():
-            raise PackageError(f"{path}: is missing", hint="deploy the package again")
-        if sha256_file(path) != expected:
+        try:
+            found = sha256_file(path)
+        except OSError as error:
+            raise PackageError(f"{path}: cannot be read: {error.strerror}", hint="deploy the package again") from error
+        if found != expected:
             raise PackageError(f"{path}: was changed on disk", hint="deploy the package again")
 
 

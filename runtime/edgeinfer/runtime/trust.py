@@ -79,7 +79,8 @@ def key_id(public: bytes) -> str:
 def parse_public_key(text: str) -> bytes:
     """A public key in hex, or the path of a `.pub` file that holds one. Raises SignatureError."""
     candidate = text.strip()
-    if len(candidate) != 2 * _KEY_BYTES:
+    # A path may have 64 characters, too.
+    if len(candidate) != 2 * _KEY_BYTES or candidate.endswith(".pub"):
         return _read_hex(Path(candidate), "public")
     try:
         return bytes.fromhex(candidate)
@@ -128,7 +129,7 @@ def open_envelope(raw: bytes, trusted: Sequence[bytes]) -> bytes:
     """
     try:
         envelope = msgspec.json.decode(raw, type=Envelope)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise SignatureError(f"expected a signed envelope, found something else: {error}") from error
     verify(envelope.payload, envelope.signatures, trusted)
     return envelope.payload

@@ -11,7 +11,7 @@ import enum
 
 import msgspec
 
-from edgeinfer.runtime.handoff import UpdateRow
+from edgeinfer.runtime.rows import UpdateRow
 
 __all__ = ["FINAL", "MAX_ATTEMPTS", "TRANSITIONS", "Event", "State", "advance", "resume", "state_diagram"]
 
@@ -70,6 +70,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.ASSIGNED, Event.ALREADY_ACTIVE): State.COMMITTED,
     (State.METADATA_OK, Event.NEED_BLOB): State.DOWNLOADING,
     (State.METADATA_OK, Event.BLOB_ARRIVED): State.DOWNLOADED,
+    (State.METADATA_OK, Event.INSTALLED): State.STAGED,  # a power cut came after it had been installed
     (State.DOWNLOADING, Event.BLOB_ARRIVED): State.DOWNLOADED,
     (State.DOWNLOADED, Event.INSTALLED): State.STAGED,
     (State.STAGED, Event.GATE_BEGAN): State.GATE,

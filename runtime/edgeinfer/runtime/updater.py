@@ -37,6 +37,8 @@ class TrialView(Protocol):
     def runs(self, model: str) -> bool: ...
     def swap(self, model: str, digest: str) -> None: ...
     def inferred(self, model: str) -> int: ...
+    def idle(self, model: str) -> bool: ...
+    def has_swapped(self, model: str, digest: str) -> bool: ...
     def failures(self, model: str) -> int: ...
     def swap_ms(self, model: str) -> float: ...
 
@@ -60,7 +62,7 @@ class Updater:
         self._slots = slots
         self._running = running
         self._sync = sync
-        self._refused_version = -1
+        self._seen = b""  # the last envelope that was looked at, good or bad
         self._document: AssignmentDocument | None = None
         self._trial_began_s: float | None = None
         self._trial_inferred = 0
@@ -83,11 +85,9 @@ class Updater:
     def _look_for_wish(self) -> None:
         """Take up the console's newest assignment, once its signature has been checked."""
         desired = self._desired()
-        known = self._document.version if self._document is not None else -1
-        if desired is None or desired.version in {self._refused_version, known}:
-            wish = self._document
-        else:
-            wish = self._open(desired)
+        if desired is not None and desired.envelope != self._seen:
+            self._open(desired)
+        wish = self._document
         if wish is None or State(self.row.state) not in (State.IDLE, *FINAL, State.DOWNLOADING):
             return
         wanted = next_assignment(wish, self.row.finished)
@@ -98,18 +98,18 @@ class Updater:
         sync = self._sync()
         return sync.desired() if sync is not None else None
 
-    def _open(self, desired: Desired) -> AssignmentDocument | None:
-        """The checked document; a wish that is refused is reported once and then left alone."""
+    def _open(self, desired: Desired) -> None:
+        """Check a wish and make it the current one; one that is refused is reported once and then left alone."""
         request = AssignmentRequest(desired.envelope, self._config.trust.console_keys)
         try:
             document = read_assignment(ask(request), device=self._config.device, at_least=self.row.desired_version)
         except RefusedError as error:
-            self._refused_version = desired.version
+            self._seen = desired.envelope
             logger.warning("event=assignment_refused version=%d reason=%s", desired.version, error)
-            return None
+            return
+        self._seen = desired.envelope
         self._document = document
         self._save(msgspec.structs.replace(self.row, desired_version=document.version))
-        return document
 
     def _assign(self, wish: AssignmentDocument, wanted: AssignedPackage) -> None:
         fresh = UpdateRow(
@@ -153,8 +153,13 @@ class Updater:
         self._advance(Event.VERIFIED)
 
     def _ask_for_blob(self) -> None:
-        arrived = self._blob_path().is_file()
-        self._advance(Event.BLOB_ARRIVED if arrived else Event.NEED_BLOB)
+        row = self.row
+        if self._blob_path().is_file():
+            self._advance(Event.BLOB_ARRIVED)
+        elif self._slots.of(row.model).get(CANDIDATE) == row.digest and self._store.holds(row.digest):
+            self._advance(Event.INSTALLED)  # checked before a restart, and hashed afresh just now
+        else:
+            self._advance(Event.NEED_BLOB)
 
     def _look_for_blob(self) -> None:
         if self._blob_path().is_file():
@@ -176,11 +181,12 @@ class Updater:
                     f"expected package {row.model} {row.version}, "
                     f"found {package.manifest.name} {package.manifest.version}"
                 )
-        finally:
-            # Good or bad, the blob has done its duty: a bad one must not be found again.
-            path.unlink(missing_ok=True)
+        except EdgeInferError:
+            path.unlink(missing_ok=True)  # a bad one must not be found again
+            raise
         self._slots.put(row.model, CANDIDATE, row.digest)
         self._advance(Event.INSTALLED)
+        path.unlink(missing_ok=True)
 
     def _pass_gate(self) -> None:
         row = self.row
@@ -208,15 +214,17 @@ class Updater:
 
     def _watch_trial(self) -> None:
         """The new version runs on live frames; it counts once it has run for a while without failing."""
-        if self._trial_began_s is None:  # the daemon was started again in the middle of the trial
+        model = self.row.model
+        # The daemon was started again in the middle of the trial, or its configuration was reloaded.
+        if self._trial_began_s is None or not self._running.has_swapped(model, self.row.digest):
             self._try_candidate()
             return
-        model = self.row.model
         if self._running.failures(model) >= _MAX_FAILURES:
             self._advance(Event.TRIAL_FAILED, reason=f"{_MAX_FAILURES} inferences in a row failed in trial")
             return
         tried_s = time.monotonic() - self._trial_began_s
-        if tried_s >= self._config.trial_s and self._running.inferred(model) > self._trial_inferred:
+        proven = self._running.inferred(model) > self._trial_inferred or self._running.idle(model)
+        if tried_s >= self._config.trial_s and proven:
             self._commit()
 
     def _commit(self) -> None:

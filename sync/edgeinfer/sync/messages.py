@@ -56,7 +56,7 @@ _CHUNK_HEADER = struct.Struct(">2sBBQQII")
 # magic, version, reserved, sha256 of the blob, offset, total bytes of the blob, crc32 of the range
 _RANGE_HEADER = struct.Struct(">2sBx32sQQI")
 
-Seq = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Seq = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 ShortText = Annotated[str, msgspec.Meta(max_length=512)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 T = TypeVar("T")

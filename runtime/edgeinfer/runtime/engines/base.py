@@ -15,11 +15,20 @@ import numpy.typing as npt
 from edgeinfer.runtime.errors import DependencyError, ModelError
 from edgeinfer.runtime.manifest import TensorSpec
 
-__all__ = ["Array", "Engine", "available_engines", "dequantize", "load_engine", "quantize_input"]
+__all__ = [
+    "Array",
+    "Engine",
+    "available_engines",
+    "dequantize",
+    "engine_versions",
+    "load_engine",
+    "quantize_input",
+]
 
 Array = npt.NDArray[Any]
 
 _MODULES = {"onnx": ("onnxruntime",), "litert": ("ai_edge_litert", "tflite_runtime")}
+_PACKAGES = {"onnx": ("onnxruntime",), "litert": ("ai-edge-litert", "tflite-runtime")}
 _EXTRAS = {"onnx": "onnx", "litert": "litert"}
 
 
@@ -65,6 +74,20 @@ def available_engines() -> tuple[str, ...]:
     """The engines whose library is installed here. Nothing is imported."""
     found = (name for name, modules in _MODULES.items() if any(importlib.util.find_spec(m) for m in modules))
     return tuple(found)
+
+
+def engine_versions() -> dict[str, str]:
+    """Name to version of the library of each engine that is installed here. Nothing is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str] = {}
+    for name, packages in _PACKAGES.items():
+        for package in packages:
+            try:
+                found.setdefault(name, f"{package} {version(package)}")
+            except PackageNotFoundError:
+                continue
+    return found
 
 
 def missing_engine(name: str) -> DependencyError:

@@ -36,4 +36,5 @@ class Anomaly:
             score = float(np.dot(difference, difference)) / difference.size
         else:
             score = float(made[0])
-        return (Item(int(score > self._threshold), score),)
+        # Written so that NaN, which no sound input gives, is an anomaly.
+        return (Item(int(not score <= self._threshold), score),)

@@ -66,7 +66,7 @@ def open_source(config: SourceConfig, stop: threading.Event) -> Source:
 def is_live(config: SourceConfig) -> bool:
     """Whether the source goes on for ever, so that a failure to open it is waited out."""
     match config:
-        case VideoSource() | ImagesSource() | CsvSource() | TensorsSource():
+        case VideoSource() | ImagesSource() | CsvSource() | StdinSource() | TensorsSource():
             return False
         case _:
             return True

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import psutil
 
-from edgeinfer.runtime.errors import ConfigError
+from edgeinfer.runtime.errors import SourceError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.sources.sensor import Windows
 from edgeinfer.runtime.sources.settings import HostSource
@@ -36,11 +36,7 @@ class Host:
             "net_kib_s": self._net.read,
             "temperature_c": temperature_c,
         }
-        names = config.columns or CHANNELS
-        unknown = [name for name in names if name not in readers]
-        if unknown:
-            raise ConfigError(f"the host source has no channel {unknown[0]!r}", hint=f"known: {', '.join(CHANNELS)}")
-        self._readers = [readers[name] for name in names]
+        self._readers = [readers[name] for name in config.columns or CHANNELS]
         psutil.cpu_percent(None)  # the first call only sets the reference point
         self._due_s = time.monotonic() + config.interval_s
         self._index = 0
@@ -48,7 +44,7 @@ class Host:
     def read(self) -> Frame | None:
         while not self._stop.wait(max(0.0, self._due_s - time.monotonic())):
             self._due_s = max(self._due_s, time.monotonic() - self._config.interval_s) + self._config.interval_s
-            window = self._windows.add([reader() for reader in self._readers])
+            window = self._windows.add(self._sample())
             if window is not None:
                 frame = Frame(window, time.time_ns(), time.monotonic_ns(), self._index)
                 self._index += 1
@@ -57,6 +53,12 @@ class Host:
 
     def close(self) -> None:
         self._readers = []
+
+    def _sample(self) -> list[float]:
+        try:
+            return [reader() for reader in self._readers]
+        except (OSError, psutil.Error) as error:
+            raise SourceError(f"the host's vitals cannot be read: {error}") from error
 
 
 class NetworkRate:

@@ -1,7 +1,10 @@
 """A folder of pictures, sorted by name."""
 
+import logging
 import time
 from pathlib import Path
+
+import numpy as np
 
 from edgeinfer.runtime.errors import SourceError
 from edgeinfer.runtime.frame import Frame
@@ -10,11 +13,14 @@ from edgeinfer.runtime.sources.settings import ImagesSource
 
 __all__ = ["ImageFolder"]
 
+logger = logging.getLogger(__name__)
+
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
 
 class ImageFolder:
-    """Reads each picture once; a file that is no picture raises SourceError and is passed over next time."""
+    """Reads each picture once. A file that is no picture gives an empty frame, which cannot be preprocessed
+    and is counted as failed: one bad file must not stop the others."""
 
     live = False
 
@@ -40,7 +46,8 @@ class ImageFolder:
         t_ns, mono_ns = time.time_ns(), time.monotonic_ns()
         picture = self._cv2.imread(str(path), self._cv2.IMREAD_COLOR)
         if picture is None:
-            raise SourceError(f"{path}: is no picture that OpenCV can read")
+            logger.warning("event=picture_unreadable path=%s", path)
+            picture = np.empty((0, 0, 3), dtype=np.uint8)
         return Frame(picture, t_ns, mono_ns, index)
 
     def close(self) -> None:

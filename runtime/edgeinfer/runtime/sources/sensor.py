@@ -1,6 +1,7 @@
 """Sensor series: rows of numbers from a file or standard input, cut into sliding windows."""
 
 import csv
+import logging
 import math
 import os
 import select
@@ -20,14 +21,17 @@ from edgeinfer.runtime.sources.settings import CsvSource, StdinSource
 
 __all__ = ["Series", "Windows", "open_series"]
 
+logger = logging.getLogger(__name__)
+
 _MAX_LINE_BYTES = 1 << 20
+_MAX_MAGNITUDE = float(np.finfo(np.float32).max)
 _STOP_POLL_S = 0.2
 
 
 class Windows:
     """Collects rows and cuts a window (length, channels) float32 every `stride` rows.
 
-    A value that is missing (NaN) repeats the channel's last one; 0 before there is one.
+    A value that is missing (NaN) or beyond float32 repeats the channel's last one; 0 before there is one.
     """
 
     def __init__(self, length: int, stride: int) -> None:
@@ -40,7 +44,9 @@ class Windows:
     def add(self, row: Sequence[float]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
         """Add one row; the window that it completes, or None."""
         last = self._last or [0.0] * len(row)
-        self._last = [value if math.isfinite(value) else before for value, before in zip(row, last, strict=True)]
+        self._last = [
+            value if abs(value) <= _MAX_MAGNITUDE else before for value, before in zip(row, last, strict=True)
+        ]
         self._rows.append(self._last)
         self._until_next -= 1
         if self._until_next > 0:
@@ -94,8 +100,14 @@ def _file_lines(path: Path) -> Iterator[str]:
 
 
 def _read_lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        yield from file
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            while line := file.readline(_MAX_LINE_BYTES):
+                if len(line) == _MAX_LINE_BYTES:
+                    raise SourceError(f"{path}: expected lines of less than {_MAX_LINE_BYTES} characters")
+                yield line
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _stdin_lines(stop: threading.Event) -> Iterator[str]:
@@ -121,7 +133,7 @@ def _stdin_lines(stop: threading.Event) -> Iterator[str]:
 def _csv_rows(
     lines: Iterator[str], origin: str, delimiter: str, columns: Sequence[str], *, time_column: str
 ) -> Iterator[list[float]]:
-    reader = csv.reader(lines, delimiter=delimiter)
+    reader = _csv_records(lines, origin, delimiter)
     header = next(reader, None)
     if header is None:
         raise SourceError(f"{origin}: expected a CSV header, found nothing")
@@ -139,15 +151,31 @@ def _csv_rows(
         yield [_number(row[i]) if i < len(row) else math.nan for i in indices]
 
 
+def _csv_records(lines: Iterator[str], origin: str, delimiter: str) -> Iterator[list[str]]:
+    reader = csv.reader(lines, delimiter=delimiter)
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise SourceError(f"{origin}: line {reader.line_num} is no CSV: {error}") from error
+
+
 def _json_rows(lines: Iterator[str], columns: Sequence[str]) -> Iterator[list[float]]:
+    """A line that is no JSON object is passed over: the ones after it are good."""
     names = list(columns)
+    bad = 0
     for line in lines:
         if not line.strip():
             continue
         try:
             record = msgspec.json.decode(line, type=dict[str, object])
-        except msgspec.MsgspecError as error:
-            raise SourceError(f"standard input: expected a JSON object a line: {error}") from error
+        except (msgspec.MsgspecError, RecursionError) as error:
+            bad += 1
+            if bad == 1:
+                logger.warning("event=line_skipped expected=object_a_line error=%s", error)
+            continue
         names = names or [name for name, value in record.items() if isinstance(value, int | float)]
         yield [_number(record.get(name)) for name in names]
 

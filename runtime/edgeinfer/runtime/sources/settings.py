@@ -1,6 +1,6 @@
 """What a configuration may say of a source: one struct per kind, told apart by `kind`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -19,6 +19,7 @@ __all__ = [
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 PositiveReal = Annotated[float, msgspec.Meta(gt=0.0)]
+HostChannel = Literal["cpu_percent", "memory_percent", "disk_percent", "net_kib_s", "temperature_c"]
 Character = Annotated[str, msgspec.Meta(min_length=1, max_length=1)]
 
 
@@ -30,9 +31,14 @@ class ImagesSource(Section, frozen=True, tag="images", tag_field="kind"):
 
 
 class VideoSource(Section, frozen=True, tag="video", tag_field="kind"):
-    """A video file. `paced` plays it at its own frame rate as a live source; `repeat` starts again."""
+    """A video file. `paced` plays it at its own frame rate as a live source; `repeat` starts again.
+
+    `decode_threads`: one decodes a small picture as fast as several, for less CPU, and leaves the other cores
+    to the engine; large pictures may be worth more.
+    """
 
     path: str
+    decode_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     paced: bool = False
     repeat: bool = False
 
@@ -65,7 +71,7 @@ class CsvSource(Section, frozen=True, tag="csv", tag_field="kind"):
     columns: tuple[str, ...] = ()
     time_column: str = ""
     delimiter: Character = ","
-    interval_s: float = 0.0
+    interval_s: Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)] = 0.0
 
 
 class StdinSource(Section, frozen=True, tag="stdin", tag_field="kind"):
@@ -74,7 +80,7 @@ class StdinSource(Section, frozen=True, tag="stdin", tag_field="kind"):
     window: Positive
     stride: Positive = 1
     columns: tuple[str, ...] = ()
-    format: str = "csv"
+    format: Literal["csv", "jsonl"] = "csv"
     delimiter: Character = ","
 
 
@@ -84,7 +90,7 @@ class HostSource(Section, frozen=True, tag="host", tag_field="kind"):
     window: Positive = 16
     stride: Positive = 1
     interval_s: PositiveReal = 1.0
-    columns: tuple[str, ...] = ()
+    columns: tuple[HostChannel, ...] = ()
     disk: str = "/"
 
 

@@ -2,6 +2,7 @@
 
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,12 @@ class Tensors:
     def __init__(self, config: TensorsSource) -> None:
         path = Path(config.path)
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            archive = np.load(path, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise SourceError(f"{path}: expected an .npz file, found a single array")
+            with archive:
                 self._rows = archive[config.key]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
             raise SourceError(f"{path}: expected an .npz file with an array {config.key!r}: {error}") from error
         if self._rows.ndim == 0 or not len(self._rows):
             raise SourceError(f"{path}: array {config.key!r} has no rows")

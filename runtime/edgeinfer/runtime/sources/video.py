@@ -21,6 +21,7 @@ class VideoFile:
         self._cv2 = opencv()
         self._path = Path(config.path)
         self._repeat = config.repeat
+        self._decode_threads = config.decode_threads
         self._stop = stop
         self._capture = self._open()
         fps = float(self._capture.get(self._cv2.CAP_PROP_FPS))
@@ -48,7 +49,8 @@ class VideoFile:
     def _open(self) -> Any:
         if not self._path.is_file():
             raise SourceError(f"{self._path}: no such video file")
-        capture = self._cv2.VideoCapture(str(self._path))
+        cv2 = self._cv2
+        capture = cv2.VideoCapture(str(self._path), cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, self._decode_threads])
         if not capture.isOpened():
             raise SourceError(f"{self._path}: is no video that OpenCV can read")
         return capture

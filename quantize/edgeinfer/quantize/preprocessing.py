@@ -1,0 +1,252 @@
+"""The preprocessing that a package declares: from `--preprocess`, or inferred from the model and the samples.
+
+A declaration is a TOML or JSON file, or inline: `kind=image,color=bgr,mean=0,std=255,layout=nhwc`. An entry
+without `=` continues the list before it: `mean=123.7,116.3,103.5`. `raw=true` says that the samples are what
+comes before the arithmetic: pictures (N, height, width, channels) of 0..255 in the declared colour order and
+of the model's size, or sensor windows (N, length, channels) in their own units.
+"""
+
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from edgeinfer.quantize.dataset import fit_to_model
+from edgeinfer.quantize.modelfile import is_integer
+from edgeinfer.runtime.config import parse_config
+from edgeinfer.runtime.engines.base import Array
+from edgeinfer.runtime.errors import ConfigError, SamplesError
+from edgeinfer.runtime.manifest import ImagePre, Preprocess, TensorPre, TensorSpec, WindowPre
+
+__all__ = ["Declared", "declare", "infer", "model_inputs", "parse_spec", "read_spec"]
+
+T = TypeVar("T", bound=msgspec.Struct)
+_IMAGE_RANK = 4
+_COLORS = 3
+_CHANNELS = {1: "gray", 3: "rgb"}
+_LISTS = {"mean", "std", "channels"}
+_KINDS: dict[str, type[msgspec.Struct]] = {"image": ImagePre, "window": WindowPre, "tensor": TensorPre}
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A declaration, and whether the samples are raw: before its arithmetic."""
+
+    preprocess: Preprocess
+    raw: bool = False
+    inferred: str = ""
+
+
+def declare(spec: str, model_input: TensorSpec, *, samples: Array | None = None) -> Declared:
+    """The declaration that `spec` gives, or the inferred one where `spec` is empty. Raises ConfigError."""
+    if not spec:
+        return infer(model_input, samples=samples)
+    fields = read_spec(spec)
+    raw = _flag(fields.pop("raw", False))
+    kind = str(fields.setdefault("kind", "image" if _looks_like_image(model_input) else "window"))
+    if kind not in _KINDS:
+        raise ConfigError(f"--preprocess: expected kind of {sorted(_KINDS)}, found {kind!r}")
+    if kind == "image":
+        _complete_image(fields, model_input)
+    elif kind == "window":
+        fields.setdefault("length", _window_length(model_input))
+    preprocess = parse_spec(fields, _KINDS[kind], origin="--preprocess")
+    assert isinstance(preprocess, ImagePre | WindowPre | TensorPre)  # noqa: S101 - _KINDS holds nothing else
+    _check_fits(preprocess, model_input)
+    return Declared(preprocess, raw)
+
+
+def read_spec(spec: str) -> dict[str, Any]:
+    """The fields of an inline declaration, or of the TOML or JSON file that `spec` names."""
+    path = Path(spec)
+    if "=" not in spec or path.is_file():
+        return _read_file(path)
+    fields: dict[str, Any] = {}
+    last = ""
+    for entry in spec.split(","):
+        key, equals, value = entry.strip().partition("=")
+        if equals:
+            last = key.strip()
+            fields[last] = [value.strip()] if last in _LISTS else value.strip()
+        elif last in _LISTS:
+            fields[last].append(entry.strip())
+        else:
+            raise ConfigError(f"expected key=value, found {entry!r} in {spec!r}")
+    return fields
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = msgspec.json.decode(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}", hint="a file, or key=value,key=value") from error
+    except (tomllib.TOMLDecodeError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{path}: is neither TOML nor JSON as its suffix says: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected a table of keys, found {type(document).__name__}")
+    return document
+
+
+def parse_spec(fields: dict[str, Any], type_: type[T], *, origin: str) -> T:
+    """`fields` as a `type_`; numbers may be text. Raises ConfigError naming an unknown key or a wrong value."""
+    for key in ("mean", "std"):
+        if key in fields and not isinstance(fields[key], list):
+            fields = fields | {key: [fields[key]]}
+    known = {field.encode_name for field in msgspec.structs.fields(type_)} | {"kind"}
+    if set(fields) - known:
+        # The configuration's own check words this, with the nearest known key.
+        parse_config("\n".join(f"{key} = 0" for key in fields if key not in known), type_, origin=origin)
+    try:
+        made = msgspec.convert(fields, type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{origin}: {error}") from error
+    for field in msgspec.structs.fields(made):
+        value = getattr(made, field.name)
+        numbers = [n for n in (value if isinstance(value, tuple) else (value,)) if isinstance(n, float)]
+        if not all(math.isfinite(number) for number in numbers):
+            raise ConfigError(f"{origin}: expected finite numbers for {field.encode_name}, found {value}")
+    return made
+
+
+def _flag(value: object) -> bool:
+    return str(value).lower() in {"true", "1", "yes"}
+
+
+def _complete_image(fields: dict[str, Any], model_input: TensorSpec) -> None:
+    """Size, layout and colour follow from the model's shape where they are not given."""
+    if len(model_input.shape) != _IMAGE_RANK:
+        raise ConfigError(f"--preprocess: expected a model input of 4 dimensions for images, found {model_input.shape}")
+    layout, height, width, channels = _image_shape(model_input)
+    layout = str(fields.setdefault("layout", layout))
+    if layout == "nchw":
+        channels, height, width = model_input.shape[1:]
+    elif layout == "nhwc":
+        height, width, channels = model_input.shape[1:]
+    fields.setdefault("height", height)
+    fields.setdefault("width", width)
+    fields.setdefault("color", _CHANNELS.get(channels, "rgb"))
+
+
+def _check_fits(preprocess: Preprocess, model_input: TensorSpec) -> None:
+    """An image declaration must give what the model takes: the device would refuse it otherwise."""
+    if not isinstance(preprocess, ImagePre):
+        return
+    channels = 1 if preprocess.color == "gray" else _COLORS
+    size = (preprocess.height, preprocess.width)
+    made = (*size, channels) if preprocess.layout == "nhwc" else (channels, *size)
+    if made != model_input.shape[1:]:
+        raise ConfigError(
+            f"--preprocess: declares pictures {made} in {preprocess.layout}, the model takes {model_input.shape[1:]}"
+        )
+    for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
+        if len(values) not in {1, channels}:
+            raise ConfigError(f"--preprocess: expected 1 or {channels} numbers for {name}, found {len(values)}")
+
+
+def infer(model_input: TensorSpec, *, samples: Array | None = None) -> Declared:
+    """The declaration that the model's shape and the samples' range suggest.
+
+    Four dimensions with 1 or 3 channels and values in 0..255, 0..1 or -1..1: an image. Anything else: a window,
+    whose length is the first dimension after the batch, or 1 for a flat input (N, features).
+    """
+    if not _looks_like_image(model_input):
+        return _infer_window(model_input)
+    layout, height, width, channels = _image_shape(model_input)
+    scale = _integer_scale(model_input) if is_integer(model_input) else _value_range(samples)
+    if scale is None:
+        return _infer_window(model_input)
+    mean, std = scale
+    color = _CHANNELS[channels]
+    preprocess = ImagePre(
+        width=width,
+        height=height,
+        color="gray" if color == "gray" else "rgb",
+        layout="nhwc" if layout == "nhwc" else "nchw",
+        mean=(mean,),
+        std=(std,),
+    )
+    said = f"image {width}x{height} {color} {layout}, (x - {mean:g}) / {std:g}"
+    return Declared(preprocess, inferred=said)
+
+
+def _infer_window(model_input: TensorSpec) -> Declared:
+    length = _window_length(model_input)
+    return Declared(WindowPre(length=length), inferred=f"window of length {length}, values unchanged")
+
+
+def _window_length(model_input: TensorSpec) -> int:
+    shape = model_input.shape[1:]
+    return shape[0] if len(shape) > 1 else 1
+
+
+def _looks_like_image(model_input: TensorSpec) -> bool:
+    if len(model_input.shape) != _IMAGE_RANK:
+        return False
+    _, height, width, channels = _image_shape(model_input)
+    # A single channel that is far from square is a spectrogram or a window, not a picture.
+    square_ish = max(height, width) <= 2 * min(height, width)
+    return min(height, width) > 1 and (channels == _COLORS or (channels == 1 and square_ish))
+
+
+def _image_shape(model_input: TensorSpec) -> tuple[str, int, int, int]:
+    """Layout, height, width, channels of a 4-dimensional input."""
+    first, second, third = model_input.shape[1:]
+    if third in _CHANNELS or first not in _CHANNELS:
+        return "nhwc", first, second, third
+    return "nchw", second, third, first
+
+
+def _value_range(samples: Array | None) -> tuple[float, float] | None:
+    """Mean and std that map 0..255 to the range that the samples show; None where they show none of the usual."""
+    if samples is None or samples.dtype == np.uint8:
+        return 0.0, 1.0
+    low, high = float(samples.min()), float(samples.max())
+    margin = 0.01
+    if low >= -margin and high <= 1.0 + margin:
+        return 0.0, 255.0
+    if low >= -1.0 - margin and high <= 1.0 + margin:
+        return 127.5, 127.5
+    if low >= 0.0 and high <= 255.0:
+        return 0.0, 1.0
+    return None
+
+
+def _integer_scale(model_input: TensorSpec) -> tuple[float, float]:
+    """Mean and std with which a pixel x becomes the integer input q = x (uint8) or x - 128 (int8)."""
+    if model_input.scale is None or model_input.zero_point is None:
+        return 0.0, 1.0
+    offset = 128 if model_input.dtype == "int8" else 0
+    return float(model_input.zero_point + offset), 1.0 / model_input.scale
+
+
+def model_inputs(x: Array, declared: Declared, model_input: TensorSpec, *, where: str) -> Array:
+    """Samples as the float model takes them: float32 (N, *input shape). Raises SamplesError."""
+    values = x.astype(np.float32)
+    if declared.raw and not isinstance(declared.preprocess, TensorPre):
+        values = _apply(values, declared.preprocess, where=where)
+    return np.ascontiguousarray(fit_to_model(values, model_input.shape[1:], where=where))
+
+
+def _apply(values: Array, preprocess: ImagePre | WindowPre, *, where: str) -> Array:
+    if isinstance(preprocess, ImagePre):
+        pictures = values[..., np.newaxis] if values.ndim == _IMAGE_RANK - 1 else values
+        expected = (preprocess.height, preprocess.width)
+        if pictures.ndim != _IMAGE_RANK or pictures.shape[1:3] != expected:
+            raise SamplesError(
+                f"{where}: expected raw pictures (N, {expected[0]}, {expected[1]}, C), found {values.shape}"
+            )
+        values = pictures
+    try:
+        scaled: Array = (values - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
+    except ValueError as error:
+        raise SamplesError(
+            f"{where}: expected {len(preprocess.mean)} channels as the declared mean has, found {values.shape}"
+        ) from error
+    if isinstance(preprocess, ImagePre) and preprocess.layout == "nchw":
+        return scaled.transpose(0, 3, 1, 2)
+    return scaled

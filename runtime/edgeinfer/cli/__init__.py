@@ -1,0 +1,150 @@
+"""The command `edgeinfer`: finds the part that is called, and turns every error into a line and an exit status.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused, 130 interrupted.
+
+The services (`run`, `sync`, `console`) never load Typer: on a device it costs 0.1 s and several megabytes.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from edgeinfer.runtime.errors import DependencyError, EdgeInferError
+
+__all__ = ["call_service", "main"]
+
+# Sub-command to the module whose `main(argv)` it is, and the line that `edgeinfer --help` shows of it.
+SERVICES = {
+    "run": ("edgeinfer.runtime.daemon", "Run the pipelines on this device: the daemon."),
+    "sync": ("edgeinfer.sync.service", "Send results and fetch updates: the agent."),
+    "console": ("edgeinfer.console.service", "Receive results and steer the fleet: the console."),
+}
+# Module of an optional dependency to the extra that brings it.
+_EXTRAS = {
+    "ai_edge_litert": "litert",
+    "ai_edge_quantizer": "quantize",
+    "amqtt": "console",
+    "cv2": "camera",
+    "jinja2": "console",
+    "onnx": "quantize",
+    "onnxruntime": "onnx",
+    "rich": "quantize",
+    "starlette": "console",
+    "sympy": "quantize",
+    "uvicorn": "console",
+}
+_DEBUG_VARIABLE = "EDGEINFER_DEBUG"
+_FAILED = 1
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with `argv` (without the program's name). Returns the exit status.
+
+    Raises nothing, unless --debug asks for the traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    while arguments[:1] == ["--debug"]:
+        os.environ[_DEBUG_VARIABLE] = "1"  # the environment, so that child processes follow
+        del arguments[0]
+    try:
+        return _guarded(lambda: _dispatch(arguments))
+    finally:
+        _flush_quietly()
+
+
+def call_service(name: str, arguments: Sequence[str]) -> int:
+    """Hand over to a service's own `main`."""
+    from importlib import import_module
+
+    status: int = import_module(SERVICES[name][0]).main(arguments)
+    return status
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["--version"]:
+        sys.stdout.write(f"edgeinfer {_version()}\n")
+        return 0
+    if arguments and arguments[0] in SERVICES:
+        return call_service(arguments[0], arguments[1:])
+    from edgeinfer.cli.app import run_app
+
+    return run_app(arguments)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("edgeinfer")
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    """The one place where errors end. With --debug they go on, so that Python shows where they come from."""
+    try:
+        return command()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return _FAILED
+    except EdgeInferError as error:
+        return _report(error)
+    except ImportError as error:
+        missing = _missing_extra(error)
+        if missing is None:
+            return _report_unexpected(error)
+        return _report(missing, error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _report(EdgeInferError(f"{where}{error.strerror or error}"), error)
+    except SystemExit as stop:
+        return _status(stop)
+    except Exception as error:  # the top of the program: whatever is left is a defect, told in one line
+        return _report_unexpected(error)
+
+
+def _status(stop: SystemExit) -> int:
+    if stop.code is None:
+        return 0
+    if isinstance(stop.code, int):
+        return stop.code
+    sys.stderr.write(f"{stop.code}\n")
+    return _FAILED
+
+
+def _missing_extra(error: ImportError) -> DependencyError | None:
+    module = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(module)
+    if extra is None:
+        return None
+    return DependencyError(
+        f"this needs {module}, which is not installed here", hint=f"pip install 'edgeinfer[{extra}]'"
+    )
+
+
+def _report(error: EdgeInferError, cause: BaseException | None = None) -> int:
+    if _debugging():
+        raise cause or error
+    sys.stderr.write(f"edgeinfer: error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"  hint: {error.hint}\n")
+    return error.exit_code
+
+
+def _report_unexpected(error: Exception) -> int:
+    if _debugging():
+        raise error
+    sys.stderr.write(f"edgeinfer: error: unexpected {type(error).__name__}: {error}\n")
+    sys.stderr.write("  hint: edgeinfer --debug COMMAND shows where it comes from\n")
+    return _FAILED
+
+
+def _debugging() -> bool:
+    return os.environ.get(_DEBUG_VARIABLE, "") not in {"", "0"}
+
+
+def _flush_quietly() -> None:
+    """A reader that left early (`| head`) must not cost a traceback at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,189 @@
+"""Commands about this device: what it holds, whether anything is missing, how fast it is, what is wrong with it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeinfer.cli.shared import JsonFlag, existing, print_json, print_line, print_table
+from edgeinfer.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeinfer.runtime.inspect import Audit, StoredResult
+
+__all__ = ["audit", "bench", "doctor", "probe", "results"]
+
+_DEFAULT_CONFIG = Path("/etc/edgeinfer/edgeinfer.toml")
+_FOLLOW_PAUSE_S = 0.5
+_MIB = 1 << 20
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="The daemon's edgeinfer.toml.")]
+StateDirOption = Annotated[Path | None, typer.Option("--state-dir", help="The daemon's folder, in place of --config.")]
+
+
+def bench(
+    package: Annotated[Path, typer.Argument(help="A model package (.edgepkg).")],
+    *,
+    seconds: Annotated[float, typer.Option(help="How long each variant is run.")] = 5.0,
+    threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a package's variants on this device."""
+    from edgeinfer.runtime.bench import bench_package
+
+    found = bench_package(existing(package), seconds=seconds, threads=threads)
+    if as_json:
+        print_json({"package": str(package), "threads": threads, "seconds": seconds, "variants": found})
+    else:
+        measured = [row for row in found if not row.error]
+        print_table(
+            ("variant", "p50 us", "p99 us", "cpu us", "RSS MiB", "ratio"),
+            [(r.variant, r.p50_us, r.p99_us, r.cpu_us, round(r.rss_bytes / _MIB, 1), r.ratio) for r in measured],
+        )
+        for row in found:
+            if row.error:
+                print_line(f"{row.variant}: not measured: {row.error}")
+    if all(row.error for row in found):
+        raise typer.Exit(1)
+
+
+def results(
+    *,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    pipeline: Annotated[str, typer.Option(help="Only this pipeline's.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many of the newest.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the results that this device still holds."""
+    from edgeinfer.runtime.inspect import results as read_results
+
+    if follow and as_json:
+        raise UsageError("--follow never ends, and --json prints one document: choose one of them")
+    folder = _folders(config, state_dir)[0]
+    found = read_results(folder, pipeline=pipeline, limit=limit)
+    if as_json:
+        print_json({"results": found})
+        return
+    _print_results(found)
+    if follow:
+        _follow(folder, pipeline, found[-1].seq if found else 0)
+
+
+def _follow(folder: Path, pipeline: str, after_seq: int) -> None:
+    import sys
+    import time
+
+    from edgeinfer.runtime.inspect import results as read_results
+
+    while True:
+        found = read_results(folder, pipeline=pipeline, after_seq=after_seq, limit=1000)
+        _print_results(found)
+        sys.stdout.flush()
+        after_seq = found[-1].seq if found else after_seq
+        time.sleep(_FOLLOW_PAUSE_S)
+
+
+def _print_results(found: "list[StoredResult]") -> None:
+    import datetime as dt
+
+    for stored in found:
+        result = stored.result
+        moment = dt.datetime.fromtimestamp(result.t_ns / 1e9, tz=dt.UTC)
+        items = " ".join(f"{item.label}:{item.score:.3f}" for item in result.items)
+        extra = " ".join(f"{key}={value}" for key, value in (result.extra or {}).items())
+        print_line(
+            f"{stored.seq} {moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z {stored.pipeline} "
+            f"{result.kind.name.lower()} frame={result.frame} latency_us={result.latency_us} {items}{extra}".rstrip()
+        )
+
+
+def audit(
+    *,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    sync_dir: Annotated[Path | None, typer.Option("--sync-dir", help="The agent's folder, with --state-dir.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Tell whether any result is missing. Counts every frame, too; status 1 if something is wrong."""
+    from edgeinfer.runtime.inspect import audit as make_audit
+
+    folder, configured_sync_dir = _folders(config, state_dir)
+    found = make_audit(folder, sync_dir or configured_sync_dir)
+    if as_json:
+        print_json(found)
+    else:
+        _print_audit(found)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _print_audit(found: "Audit") -> None:
+    for name in ("epoch", "made", "durable", "sent", "acknowledged", "evicted", "held", "duplicates", "damaged"):
+        print_line(f"{name:<14}{getattr(found, name)}")
+    gaps = ", ".join(f"{first}-{last}" for first, last in found.gaps)
+    print_line(f"{'gaps':<14}{gaps or 'none'}")
+    frames = ", ".join(f"{count} {state}" for state, count in sorted(found.frames.items()))
+    print_line(f"{'frames':<14}{frames or 'none'}")
+    print_line("nothing is missing" if found.ok else "SOMETHING IS MISSING OR DAMAGED")
+
+
+def _folders(config: Path | None, state_dir: Path | None) -> tuple[Path, Path | None]:
+    """The daemon's folder and the agent's, from the options or from the usual configuration file."""
+    if state_dir is not None:
+        return state_dir, None
+    if config is None and not _DEFAULT_CONFIG.exists():
+        raise UsageError(f"expected --config or --state-dir: there is no {_DEFAULT_CONFIG}")
+    from edgeinfer.runtime.config import load_config
+    from edgeinfer.runtime.settings import RuntimeConfig
+
+    settings = load_config(config or _DEFAULT_CONFIG, RuntimeConfig)
+    return Path(settings.state_dir), Path(settings.sync.state_dir) if settings.sync.state_dir else None
+
+
+def probe(*, as_json: JsonFlag = False) -> None:
+    """Show what this device is."""
+    import msgspec
+
+    from edgeinfer.devices.probe import probe as read_profile
+
+    profile = read_profile()
+    if as_json:
+        print_json(profile)
+        return
+    for name, value in msgspec.to_builtins(profile).items():
+        print_line(f"{name:<14}{_readable(name, value)}")
+
+
+def _readable(name: str, value: object) -> str:
+    if name == "memory_bytes" and isinstance(value, int):
+        return f"{value} ({value // _MIB} MiB)"
+    if name == "thermal_zones" and isinstance(value, list | tuple):
+        return ", ".join(f"{zone['name']} {zone.get('temperature_c', '?')} C" for zone in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(str(entry) for entry in value.values()) or "none"
+    if isinstance(value, list | tuple):
+        return " ".join(str(entry) for entry in value) or "none"
+    return str(value) or "unknown"
+
+
+def doctor(
+    *,
+    config: ConfigOption = None,
+    sync_config: Annotated[Path | None, typer.Option(help="The agent's sync.toml.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Look for what is wrong here. Says how to mend it; status 1 if anything is."""
+    from edgeinfer.cli.checkup import checkup
+
+    findings = checkup(config, sync_config)
+    if as_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            print_line(f"{'ok  ' if finding.ok else 'BAD '} {finding.check}: {finding.detail}")
+            if finding.mend:
+                print_line(f"       mend: {finding.mend}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)

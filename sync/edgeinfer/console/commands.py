@@ -1,0 +1,125 @@
+"""What a terminal asks of a console, over its REST API."""
+
+import http.client
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+
+from edgeinfer.runtime import errors
+from edgeinfer.runtime.errors import ConsoleError, EdgeInferError, UsageError
+from edgeinfer.runtime.package import PackageFile
+
+__all__ = ["deploy", "fleet_devices", "fleet_rollouts"]
+
+_REQUEST_S = 60.0
+_POLL_S = 0.5
+_MAX_ANSWER_BYTES = 64 << 20
+
+Document = dict[str, Any]
+
+
+def deploy(
+    package: Path, *, to: str, console_url: str, token: str | None = None, wait: bool = False, timeout_s: float = 300.0
+) -> Document:
+    """Release `package` to the console and start a rollout of it; returns the rollout as the API describes it.
+
+    `to` is `all`, `device:ID` or `group:NAME`. With `wait`, returns when every device is in a final state (look at
+    `failed`), or raises ConsoleError after `timeout_s`. Raises UsageError (no such file, no such device),
+    PackageError, SignatureError, ConsoleError.
+    """
+    if not package.is_file():
+        raise UsageError(f"{package}: no such file")
+    with PackageFile(package) as opened:
+        opened.verify_files()
+    console = _Console(console_url, token)
+    added = console.upload(package)
+    rollout = console.post("/api/rollouts", {"package": added["digest"], "to": to})
+    return console.wait_for(rollout, timeout_s) if wait else rollout
+
+
+def fleet_devices(*, console_url: str, token: str | None = None) -> list[Document]:
+    """The devices that the console knows."""
+    devices: list[Document] = _Console(console_url, token).get("/api/devices")["devices"]
+    return devices
+
+
+def fleet_rollouts(*, console_url: str, token: str | None = None) -> list[Document]:
+    """The rollouts, newest first."""
+    rollouts: list[Document] = _Console(console_url, token).get("/api/rollouts")["rollouts"]
+    return rollouts
+
+
+class _Console:
+    """A console's address and how to ask it."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.netloc:
+            raise UsageError(f"expected the console's address as http://HOST:PORT, found {url!r}")
+        self._url = url.rstrip("/")
+        self._token = token
+
+    def get(self, path: str) -> Document:
+        return self._ask(urllib.request.Request(self._url + path))  # noqa: S310 - the scheme was checked
+
+    def post(self, path: str, document: Document) -> Document:
+        body = msgspec.json.encode(document)
+        return self._ask(urllib.request.Request(self._url + path, data=body, method="POST"))  # noqa: S310 - as above
+
+    def upload(self, package: Path) -> Document:
+        with package.open("rb") as file:
+            request = urllib.request.Request(self._url + "/api/packages", data=file, method="POST")  # noqa: S310 - as above
+            request.add_header("Content-Length", str(package.stat().st_size))
+            return self._ask(request)
+
+    def wait_for(self, rollout: Document, timeout_s: float) -> Document:
+        """Poll until the rollout is finished."""
+        deadline = time.monotonic() + timeout_s
+        while rollout["state"] != "FINISHED":
+            if time.monotonic() > deadline:
+                states = ", ".join(f"{d['device']} {d['state']}" for d in rollout["deployments"][:5])
+                raise ConsoleError(
+                    f"rollout {rollout['id']} is not finished after {timeout_s:.0f} s: {states}",
+                    hint="devices that are away get it when they return: see the console's page, or `fleet rollouts`",
+                )
+            time.sleep(_POLL_S)
+            rollout = self.get(f"/api/rollouts/{rollout['id']}")
+        return rollout
+
+    def _ask(self, request: urllib.request.Request) -> Document:
+        request.add_header("Content-Type", "application/octet-stream")
+        if self._token:
+            request.add_header("Authorization", f"Bearer {self._token}")
+        try:
+            with urllib.request.urlopen(request, timeout=_REQUEST_S) as response:  # noqa: S310 - the scheme was checked
+                return self._decode(response.read(_MAX_ANSWER_BYTES))
+        except urllib.error.HTTPError as error:
+            with error:
+                self._raise(error.code, error.read(_MAX_ANSWER_BYTES))
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            raise ConsoleError(
+                f"{self._url}: the console does not answer: {reason}",
+                hint="is `edgeinfer console` running there? give its address with --console",
+            ) from error
+
+    def _raise(self, status: int, raw: bytes) -> NoReturn:
+        """Raise what the console said as the error that it was there."""
+        try:
+            document = msgspec.json.decode(raw, type=Document)
+        except msgspec.MsgspecError:
+            raise ConsoleError(f"{self._url}: the console answered with status {status}") from None
+        known = getattr(errors, str(document.get("kind", "")), None)
+        type_ = known if isinstance(known, type) and issubclass(known, EdgeInferError) else ConsoleError
+        raise type_(str(document.get("error", f"status {status}")), hint=str(document.get("hint", "")))
+
+    def _decode(self, raw: bytes) -> Document:
+        try:
+            return msgspec.json.decode(raw, type=Document)
+        except msgspec.MsgspecError as error:
+            raise ConsoleError(f"{self._url}: expected a console's answer, found something else: {error}") from error

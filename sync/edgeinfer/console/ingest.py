@@ -1,0 +1,212 @@
+"""Ingest: one thread that takes messages from the broker, stores what they say, and only then acknowledges.
+
+Messages that wait are taken together into one transaction. The order is always: decode, write, COMMIT, then
+publish the acknowledgements; a kill between the last two makes devices send again, and what they send again
+is found to be there already. Nothing that arrives can end this thread: what cannot be read is counted and
+refused, and what cannot be stored is not acknowledged, so it comes again.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from edgeinfer.console.batch import Batch, Known
+from edgeinfer.console.blobs import BlobStore
+from edgeinfer.console.deployer import Deployer
+from edgeinfer.console.live import LiveFeed
+from edgeinfer.console.repository import Repository
+from edgeinfer.console.series import FINE_KEPT_S
+from edgeinfer.console.settings import LimitsConfig
+from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.sync.messages import encode, topic
+
+__all__ = ["Ingest", "Link"]
+
+_log = logging.getLogger(__name__)
+
+_MAX_BATCH = 64
+_MAX_BATCH_S = 0.05
+_IDLE_S = 0.25
+_STORAGE_WAIT_S = 0.5
+_TIDY_EVERY_S = 600.0
+_LOG_EVERY_S = 1.0
+
+
+class Link(Protocol):
+    """The part of MqttLink that ingest needs."""
+
+    connected: bool
+    generation: int
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> bool: ...
+
+    def receive(self, timeout_s: float) -> tuple[str, bytes] | None: ...
+
+
+class Ingest:
+    """Start it once; `stop()` returns when everything that was taken is durable.
+
+    `storage_error` is empty unless the last transaction failed; `turns` grows while the thread is alive.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        repository: Repository,
+        *,
+        deployer: Deployer,
+        blobs: BlobStore,
+        feed: LiveFeed,
+        tenant: str,
+        limits: LimitsConfig,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._link = link
+        self._repository = repository
+        self._deployer = deployer
+        self._blobs = blobs
+        self._feed = feed
+        self._tenant = tenant
+        self._clock_ns = clock_ns
+        self._known = Known(repository, limits)
+        self._stopping = threading.Event()
+        self._lost = threading.Event()
+        self._generation = 0
+        self._tidied = self._logged = 0.0
+        self._unlogged = 0
+        self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
+        self.storage_error = ""
+        self.turns = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 1.0) -> None:
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def link_changed(self) -> None:
+        """To be called by the link when its `connected` changed."""
+        if not self._link.connected:
+            self._lost.set()
+
+    def turn(self, timeout_s: float) -> int:
+        """Take what waits, for at most `timeout_s` where that is nothing; returns how many messages it was."""
+        self.turns += 1
+        messages = self._take(timeout_s)
+        self._follow_link()
+        if messages:
+            self._store(messages)
+        self._deployer.publish_pending()
+        self._tidy()
+        return len(messages)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.turn(_IDLE_S)
+                self.storage_error = ""
+            except BufferStorageError as error:
+                self._known.forget()
+                if error.message != self.storage_error:
+                    _log.error("event=storage_error error=%r", error.message)
+                self.storage_error = error.message
+                self._stopping.wait(_STORAGE_WAIT_S)
+            except Exception:  # the top of this thread
+                self._known.forget()
+                _log.exception("event=ingest_bug")
+                self._stopping.wait(_STORAGE_WAIT_S)
+
+    def _take(self, timeout_s: float) -> list[tuple[str, bytes]]:
+        message = self._link.receive(timeout_s)
+        messages: list[tuple[str, bytes]] = []
+        deadline = time.monotonic() + _MAX_BATCH_S
+        while message is not None:
+            messages.append(message)
+            if len(messages) >= _MAX_BATCH or time.monotonic() > deadline:
+                break
+            message = self._link.receive(0)
+        return messages
+
+    def _store(self, messages: list[tuple[str, bytes]]) -> None:
+        """All of `messages` in one transaction; where one of them breaks it, each on its own."""
+        try:
+            self._commit(messages)
+        except BufferStorageError:
+            raise
+        except Exception as error:
+            self._known.forget()
+            if len(messages) > 1:
+                for message in messages:
+                    self._store([message])
+                return
+            _log.exception("event=message_bug topic=%r bytes=%d", messages[0][0][:120], len(messages[0][1]))
+            self._commit_refusal(messages[0], error)
+
+    def _commit(self, messages: list[tuple[str, bytes]]) -> None:
+        batch = self._batch()
+        with self._repository.transaction():
+            for name, payload in messages:
+                batch.add(name, payload)
+            batch.write()
+        self._publish(batch)
+
+    def _commit_refusal(self, message: tuple[str, bytes], error: Exception) -> None:
+        batch = self._batch()
+        with self._repository.transaction():
+            batch.refuse(message[0], message[1], f"internal error: {type(error).__name__}")
+            batch.write()
+
+    def _batch(self) -> Batch:
+        return Batch(self._repository, self._known, self._deployer, tenant=self._tenant, t_ns=self._clock_ns())
+
+    def _publish(self, batch: Batch) -> None:
+        """After COMMIT: acknowledge, answer, show."""
+        for device, ack in batch.acks():
+            self._link.publish(topic(self._tenant, device, "down/ack"), encode(ack), qos=1)
+        for device, request in batch.requests:
+            answer = self._blobs.read(request)
+            payload = batch.encode_range(answer)
+            self._link.publish(topic(self._tenant, device, "down/data"), payload, qos=0)
+        self._feed.results(batch.results)
+        self._feed.devices(batch.changed_devices)
+        for deployment in batch.deployments:
+            self._feed.deployment(deployment)
+        self._log_refusals(batch)
+
+    def _follow_link(self) -> None:
+        """Lost: nobody is known to be online. Found again: say what devices need to go on."""
+        if self._lost.is_set():
+            self._lost.clear()
+            self._repository.all_offline()
+        if self._link.connected and self._link.generation != self._generation:
+            self._generation = self._link.generation
+            self._deployer.publish_all()
+            for device, ledgers in self._repository.all_ledgers().items():
+                ack = self._known.ack(max(ledgers), ledgers[max(ledgers)])
+                self._link.publish(topic(self._tenant, device, "down/ack"), encode(ack), qos=1)
+
+    def _tidy(self) -> None:
+        if time.monotonic() - self._tidied < _TIDY_EVERY_S and self._tidied:
+            return
+        self._tidied = time.monotonic()
+        before_s = self._clock_ns() // 1_000_000_000 - FINE_KEPT_S
+        self._repository.drop_buckets(resolution_s=1, before_s=before_s)
+
+    def _log_refusals(self, batch: Batch) -> None:
+        """One line a second at most: a hostile client must not fill the journal."""
+        self._unlogged += len(batch.refusals)
+        if not self._unlogged or time.monotonic() - self._logged < _LOG_EVERY_S:
+            return
+        last = batch.refusals[-1] if batch.refusals else None
+        detail = msgspec.json.encode(last).decode() if last is not None else ""
+        _log.warning("event=messages_refused n=%d last=%s", self._unlogged, detail)
+        self._unlogged, self._logged = 0, time.monotonic()

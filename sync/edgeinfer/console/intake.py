@@ -1,0 +1,130 @@
+"""Turns what arrives from the broker into values, or refuses it. Anyone may send anything: no I/O in here, and
+every size is bounded before it is worked on."""
+
+import msgspec
+
+from edgeinfer.runtime.chunk import EVICTED_PIPELINE, TOMBSTONE
+from edgeinfer.runtime.codec import decode as decode_results
+from edgeinfer.runtime.errors import MessageError
+from edgeinfer.runtime.results import Result
+from edgeinfer.sync.messages import (
+    Birth,
+    BlobRequest,
+    JobStatus,
+    ReportedState,
+    StateMessage,
+    Telemetry,
+    decode,
+    decode_chunk,
+    is_name,
+    parse_topic,
+    valid_pipeline,
+)
+
+__all__ = ["Body", "Evicted", "Inbound", "Results", "read_message"]
+
+_INT64 = 1 << 63
+_MAX_RESULTS_A_TOMBSTONE = 1 << 32
+_MAX_REASON = 200
+
+
+class Results(msgspec.Struct, frozen=True):
+    """A chunk, decoded: results `first_seq`, `first_seq + 1`, ... of `epoch`."""
+
+    pipeline: str
+    epoch: int
+    first_seq: int
+    results: list[Result]
+
+
+class Evicted(msgspec.Struct, frozen=True):
+    """A tombstone: `n` results from `first_seq` on are gone from the device, and why."""
+
+    epoch: int
+    first_seq: int
+    n: int
+    reason: str
+
+
+Body = StateMessage | Birth | ReportedState | Telemetry | JobStatus | BlobRequest | Results | Evicted
+
+
+class Inbound(msgspec.Struct, frozen=True):
+    device: str
+    body: Body
+
+
+_CONTROL: dict[str, type[StateMessage | Birth | ReportedState | Telemetry | BlobRequest]] = {
+    "up/state": StateMessage,
+    "up/birth": Birth,
+    "up/reported": ReportedState,
+    "up/tel": Telemetry,
+    "up/get": BlobRequest,
+}
+
+
+def read_message(topic: str, payload: bytes, *, tenant: str) -> Inbound | None:
+    """The message, or None for a topic that this console has no use for.
+
+    Raises MessageError and CodecError for whatever is not what its topic promises.
+    """
+    name = parse_topic(topic)
+    if name.tenant != tenant:
+        raise MessageError(f"expected tenant {tenant}, found {name.tenant!r}")
+    if name.rest in _CONTROL:
+        return Inbound(name.device, _checked(decode(payload, _CONTROL[name.rest])))
+    if name.rest.startswith("up/res/"):
+        return Inbound(name.device, _read_chunk(name.rest, payload))
+    if name.rest.startswith("up/job/"):
+        return Inbound(name.device, _read_job(name.rest, payload))
+    if name.rest.startswith(("up/log", "up/cmdres")):
+        return None
+    raise MessageError(f"expected a known topic, found {name.rest[:80]!r}")
+
+
+def _checked(body: Body) -> Body:
+    if isinstance(body, Birth):
+        for epoch in body.epochs:
+            if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 20 and int(epoch) < _INT64):
+                raise MessageError(f"expected epochs as numbers, found {epoch[:40]!r}")
+        if len(body.groups) > 64 or not all(is_name(group) for group in body.groups):
+            raise MessageError("expected at most 64 groups with valid names")
+    return body
+
+
+def _read_job(rest: str, payload: bytes) -> JobStatus:
+    status = decode(payload, JobStatus)
+    if status.job != rest.removeprefix("up/job/"):
+        raise MessageError(f"expected a report on the job of its topic, found one on {status.job[:80]!r}")
+    return status
+
+
+def _read_chunk(rest: str, payload: bytes) -> Results | Evicted:
+    chunk = decode_chunk(payload)
+    if chunk.first_seq < 1:
+        raise MessageError("expected sequence numbers from 1 on, found 0")
+    if chunk.codec == TOMBSTONE:
+        if rest != f"up/res/{EVICTED_PIPELINE}":
+            valid_pipeline(rest)
+        return Evicted(chunk.epoch, chunk.first_seq, chunk.n, _tombstone_reason(chunk.body))
+    results = decode_results(chunk.codec, chunk.body, n=chunk.n)
+    for result in results:
+        _check_numbers(result)
+    return Results(valid_pipeline(rest), chunk.epoch, chunk.first_seq, results)
+
+
+def _check_numbers(result: Result) -> None:
+    """A chunk in JSON may hold integers of any size; the database has 64 bits."""
+    numbers = (result.t_ns, result.frame, result.latency_us, result.age_us, *(item.label for item in result.items))
+    more = [value for value in (result.extra or {}).values() if isinstance(value, int)]
+    if not all(-_INT64 <= number < _INT64 for number in (*numbers, *more)):
+        raise MessageError("expected numbers of at most 64 bits in a result")
+
+
+def _tombstone_reason(body: bytes) -> str:
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise MessageError(f"expected a reason in a tombstone: {error}") from error
+    reason = document.get("reason", "") if isinstance(document, dict) else ""
+    return str(reason)[:_MAX_REASON]

@@ -1,0 +1,82 @@
+"""The tables of the SQLite repository, as the steps that lead to the present schema.
+
+A step is never changed once released: `PRAGMA user_version` says how many of them a file has been through.
+"""
+
+__all__ = ["STEPS"]
+
+_FIRST = """
+CREATE TABLE device (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+    first_seen_ns INTEGER NOT NULL, last_seen_ns INTEGER NOT NULL,
+    online INTEGER NOT NULL DEFAULT 0, session TEXT NOT NULL DEFAULT '', agent_version TEXT NOT NULL DEFAULT '',
+    groups TEXT NOT NULL DEFAULT '[]', profile TEXT NOT NULL DEFAULT '{}', engines TEXT NOT NULL DEFAULT '{}',
+    reported TEXT NOT NULL DEFAULT '{}', telemetry TEXT NOT NULL DEFAULT '{}', refused INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- One row per device and epoch: what `edgeinfer.console.ledger` keeps; `ranges` is JSON, nearly always [].
+CREATE TABLE progress (
+    device INTEGER NOT NULL, epoch INTEGER NOT NULL, contiguous INTEGER NOT NULL, ranges TEXT NOT NULL,
+    stored INTEGER NOT NULL, duplicates INTEGER NOT NULL, evicted INTEGER NOT NULL, missing INTEGER NOT NULL,
+    PRIMARY KEY (device, epoch)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE absent (
+    id INTEGER PRIMARY KEY, device INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    first INTEGER NOT NULL, last INTEGER NOT NULL, cause TEXT NOT NULL, reason TEXT NOT NULL
+) STRICT;
+CREATE INDEX absent_by_device ON absent (device, id);
+
+CREATE TABLE refusal (
+    id INTEGER PRIMARY KEY, t_ns INTEGER NOT NULL, device TEXT NOT NULL, topic TEXT NOT NULL,
+    reason TEXT NOT NULL, bytes INTEGER NOT NULL
+) STRICT;
+CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+
+CREATE TABLE pipeline (
+    id INTEGER PRIMARY KEY, device INTEGER NOT NULL, name TEXT NOT NULL,
+    results INTEGER NOT NULL DEFAULT 0, events INTEGER NOT NULL DEFAULT 0, last_t_ns INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (device, name)
+) STRICT;
+
+CREATE TABLE result (
+    device INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, pipeline INTEGER NOT NULL,
+    kind INTEGER NOT NULL, t_ns INTEGER NOT NULL, frame INTEGER NOT NULL, latency_us INTEGER NOT NULL,
+    age_us INTEGER NOT NULL, items TEXT, extra TEXT,
+    PRIMARY KEY (device, epoch, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE bucket (
+    resolution_s INTEGER NOT NULL, t_s INTEGER NOT NULL, pipeline INTEGER NOT NULL,
+    n INTEGER NOT NULL, latencies BLOB NOT NULL,
+    PRIMARY KEY (resolution_s, t_s, pipeline)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE package (
+    digest TEXT PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL, task TEXT NOT NULL,
+    blob_sha256 TEXT NOT NULL, blob_bytes INTEGER NOT NULL, added_ns INTEGER NOT NULL,
+    labels TEXT NOT NULL, label_offset INTEGER NOT NULL, variants TEXT NOT NULL, signed_by TEXT NOT NULL
+) STRICT;
+
+-- Every file that ever carried a package: a device may still be pulling an older signature's.
+CREATE TABLE blob (sha256 TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+
+CREATE TABLE rollout (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT NOT NULL, target TEXT NOT NULL, state TEXT NOT NULL,
+    created_ns INTEGER NOT NULL, finished_ns INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE TABLE deployment (
+    rollout INTEGER NOT NULL, device TEXT NOT NULL, job TEXT NOT NULL, digest TEXT NOT NULL, model TEXT NOT NULL,
+    state TEXT NOT NULL, desired_version INTEGER NOT NULL, created_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
+    reason TEXT NOT NULL, "offset" INTEGER NOT NULL, bytes INTEGER NOT NULL, swap_ms REAL NOT NULL,
+    PRIMARY KEY (rollout, device)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX deployment_by_device ON deployment (device, rollout);
+
+CREATE TABLE desired (
+    device TEXT PRIMARY KEY, version INTEGER NOT NULL, envelope BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+STEPS = (_FIRST,)

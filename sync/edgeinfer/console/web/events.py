@@ -1,0 +1,106 @@
+"""Server-sent events: what happened since the last look, four times a second, to every page that is open."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from edgeinfer.console.documents import Documents
+from edgeinfer.console.live import Happened, LiveFeed
+
+__all__ = ["EventHub"]
+
+_INTERVAL_S = 0.25
+_KEEPALIVE_S = 10.0
+_MAX_WATCHERS = 64
+_QUEUE = 8
+
+
+class EventHub:
+    """One task reads the feed; each watcher has a short queue, and one that does not keep up misses events."""
+
+    def __init__(self, feed: LiveFeed, documents: Documents, status: Any) -> None:
+        self._feed = feed
+        self._documents = documents
+        self._status = status
+        self._watchers: set[asyncio.Queue[bytes | None]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._pump(), name="events")
+
+    async def stop(self) -> None:
+        """Ends every open stream."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.end_streams()
+
+    def end_streams(self) -> None:
+        for queue in self._watchers:
+            _put(queue, None)
+
+    async def endpoint(self, request: Request) -> Response:
+        del request
+        if len(self._watchers) >= _MAX_WATCHERS:
+            return JSONResponse({"error": f"{_MAX_WATCHERS} pages are open already", "hint": ""}, status_code=503)
+        return StreamingResponse(self._stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUE)
+        self._watchers.add(queue)
+        try:
+            yield b"retry: 2000\n\n" + _event("status", await run_in_threadpool(self._status))
+            while True:
+                try:
+                    event = await asyncio.wait_for(queue.get(), _KEEPALIVE_S)
+                except TimeoutError:
+                    event = b": still here\n\n"
+                if event is None:
+                    return
+                yield event
+        finally:
+            self._watchers.discard(queue)
+
+    async def _pump(self) -> None:
+        last_status = b""
+        while True:
+            await asyncio.sleep(_INTERVAL_S)
+            happened = self._feed.take()
+            if not self._watchers:
+                continue
+            events = await run_in_threadpool(self._events, happened)
+            status = _event("status", await run_in_threadpool(self._status))
+            if status != last_status:
+                events.append(status)
+                last_status = status
+            for queue in list(self._watchers):
+                for event in events:
+                    _put(queue, event)
+
+    def _events(self, happened: Happened) -> list[bytes]:
+        events = []
+        if happened.counts:
+            counts = [{"device": d, "pipeline": p, "n": n} for (d, p), n in happened.counts.items()]
+            results = self._documents.results(happened.results)
+            events.append(_event("results", {"results": results, "counts": counts}))
+        if happened.devices:
+            events.append(_event("devices", {"devices": sorted(happened.devices)}))
+        if happened.deployments:
+            documents = [self._documents.deployment(d) for d in happened.deployments]
+            events.append(_event("deployments", {"deployments": documents}))
+        return events
+
+
+def _put(queue: "asyncio.Queue[bytes | None]", event: bytes | None) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(event)
+
+
+def _event(name: str, document: Any) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(document) + b"\n\n"

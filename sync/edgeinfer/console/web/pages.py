@@ -1,0 +1,155 @@
+"""The pages, and the fragments of them that are fetched again when something changed.
+
+A page is rendered whole on the server; its parts that change carry `data-refresh`, the address of a fragment
+that renders the same template again. Everything a device says goes through Jinja's escaping, or through
+`textContent` where the script writes it.
+"""
+
+import hmac
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
+
+from edgeinfer.console.web import filters
+from edgeinfer.console.web.guard import COOKIE, cookie_value
+from edgeinfer.console.web.site import Site, number
+from edgeinfer.runtime.results import Kind
+
+__all__ = ["Pages", "page_routes"]
+
+_HERE = Path(__file__).parent
+_LIVE_ROWS = 30
+_MAX_FORM_BYTES = 4096
+_RESULT_KINDS = frozenset({Kind.CLASSIFICATION, Kind.DETECTION, Kind.ANOMALY, Kind.EVENT})
+
+
+def page_routes(pages: "Pages") -> list[Route | Mount]:
+    return [
+        Route("/", pages.fleet),
+        Route("/devices/{device}", pages.device),
+        Route("/packages", pages.packages),
+        Route("/rollouts", pages.rollouts),
+        Route("/sign-in", pages.sign_in, methods=["GET"]),
+        Route("/sign-in", pages.signed_in, methods=["POST"]),
+        Route("/fragments/tiles", pages.tiles_fragment),
+        Route("/fragments/devices", pages.devices_fragment),
+        Route("/fragments/devices/{device}", pages.device_fragment),
+        Route("/fragments/packages", pages.packages_fragment),
+        Route("/fragments/rollouts", pages.rollouts_fragment),
+        Mount("/static", StaticFiles(directory=_HERE / "static")),
+    ]
+
+
+class Pages:
+    """Renders; decides nothing."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._documents = site.documents
+        self._templates = Jinja2Templates(directory=_HERE / "templates")
+        self._templates.env.filters.update(filters.FILTERS)
+        self._templates.env.globals["version"] = filters.installed_version()
+
+    def fleet(self, request: Request) -> Response:
+        recent = self._site.feed.recent(_LIVE_ROWS)
+        results = self._documents.results(recent) or self._documents.newest_results(_LIVE_ROWS)
+        return self._page(
+            request,
+            "fleet.html",
+            devices=self._documents.devices(),
+            results=_shown(results),
+            rollouts=self._documents.rollouts(3),
+            **self._tiles(),
+        )
+
+    def device(self, request: Request) -> Response:
+        name = request.path_params["device"]
+        document = self._documents.device(name)
+        if document is None:
+            return self.not_found(request, "There is no such device.")
+        results = self._documents.results(self._site.repository.results(name, limit=_LIVE_ROWS))
+        return self._page(request, "device.html", device=document, results=_shown(results))
+
+    def packages(self, request: Request) -> Response:
+        return self._page(request, "packages.html", packages=self._documents.packages())
+
+    def rollouts(self, request: Request) -> Response:
+        return self._page(
+            request,
+            "rollouts.html",
+            rollouts=self._documents.rollouts(),
+            packages=self._documents.packages(),
+            devices=self._documents.devices(),
+            groups=self._documents.groups(),
+        )
+
+    def sign_in(self, request: Request, *, wrong: bool = False) -> Response:
+        return self._page(request, "sign_in.html", status_code=401 if wrong else 200, wrong=wrong)
+
+    async def signed_in(self, request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > _MAX_FORM_BYTES:
+                return self.sign_in(request, wrong=True)
+        given = parse_qs(body.decode("utf-8", errors="replace")).get("token", [""])[0].strip()
+        token = self._site.access().token
+        if token is None or not hmac.compare_digest(given.encode("utf-8", errors="replace"), token.encode()):
+            return self.sign_in(request, wrong=True)
+        response = RedirectResponse("/", status_code=303)
+        response.set_cookie(
+            COOKIE, cookie_value(token), httponly=True, samesite="strict", secure=request.url.scheme == "https"
+        )
+        return response
+
+    def tiles_fragment(self, request: Request) -> Response:
+        return self._render(request, "_tiles.html", **self._tiles())
+
+    def devices_fragment(self, request: Request) -> Response:
+        return self._render(request, "_devices.html", devices=self._documents.devices(), status=self._site.status())
+
+    def device_fragment(self, request: Request) -> Response:
+        document = self._documents.device(request.path_params["device"])
+        if document is None:
+            return Response("", status_code=404)
+        return self._render(request, "_device.html", device=document, status=self._site.status())
+
+    def packages_fragment(self, request: Request) -> Response:
+        return self._render(request, "_packages.html", packages=self._documents.packages())
+
+    def rollouts_fragment(self, request: Request) -> Response:
+        limit = number(request, "limit", default=50, low=1, high=500)
+        return self._render(request, "_rollouts.html", rollouts=self._documents.rollouts(limit))
+
+    def not_found(self, request: Request, message: str) -> Response:
+        return self._page(request, "error.html", status_code=404, message=message)
+
+    def _tiles(self) -> dict[str, Any]:
+        return {
+            "audit": self._documents.audit()["totals"],
+            "counts": self._documents.device_counts(),
+            "latest": self._documents.series(minutes=1),
+        }
+
+    def _page(self, request: Request, template: str, *, status_code: int = 200, **values: Any) -> Response:
+        values.setdefault("status", self._site.status())
+        values["path"] = request.url.path
+        values["needs_sign_in"] = self._site.access().token is not None
+        return self._render(request, template, status_code=status_code, **values)
+
+    def _render(self, request: Request, template: str, *, status_code: int = 200, **values: Any) -> Response:
+        return self._templates.TemplateResponse(
+            request, template, values, status_code=status_code, headers={"cache-control": "no-store"}
+        )
+
+
+def _shown(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that say something of a frame: counts of frames are shown elsewhere."""
+    kinds = {kind.name.lower() for kind in _RESULT_KINDS}
+    return [result for result in results if result["kind"] in kinds]

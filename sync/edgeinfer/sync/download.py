@@ -1,0 +1,186 @@
+"""A blob on its way onto the disk: `{sha256}.part`, and `{sha256}.edgepkg` once all of it is there and right.
+
+What `sync.db` calls the offset has been fsynced before it was stored, so a download goes on there after a power
+cut. The hash is computed over the finished file, not over what passed by: it says what is on the disk. Nothing
+here trusts the content; the daemon verifies the package before it touches it.
+"""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+from edgeinfer.runtime.errors import EdgeInferError
+from edgeinfer.runtime.handoff import Download, SyncDb
+from edgeinfer.sync.messages import BlobRange, BlobRequest
+from edgeinfer.sync.transfer import BlobDownload, DownloadConfig, RangeVerdict
+
+__all__ = ["BlobFile"]
+
+_log = logging.getLogger(__name__)
+
+_ATTEMPTS = 3
+_READ_BYTES = 1 << 20
+# What has to stay free for everything else on the device.
+_SPARE_BYTES = 8 << 20
+
+
+class BlobFile:
+    """Downloads one blob into `folder`, keeping its progress in `db`. Closed when `done` or `error` is set.
+
+    Construction resumes what an earlier process left. Raises BufferStorageError when `db` cannot be written.
+    """
+
+    def __init__(self, folder: Path, db: SyncDb, config: DownloadConfig, *, sha256: str, size: int) -> None:
+        self.sha256 = sha256
+        self.size = size
+        self.done = False
+        self.error = ""
+        self._config = config
+        self._db = db
+        self._part = folder / f"{sha256}.part"
+        self._final = folder / f"{sha256}.edgepkg"
+        self._attempts = 0
+        self._file = -1
+        self._transfer = BlobDownload(config, sha256=sha256, size=size)
+        self._checkpoint = 0
+        try:
+            self._resume()
+        except OSError as error:
+            self._fail(f"{self._part}: cannot be written: {error.strerror or error}")
+
+    @property
+    def offset(self) -> int:
+        return self.size if self.done else self._transfer.offset
+
+    @property
+    def ended(self) -> bool:
+        return self.done or bool(self.error)
+
+    def requests(self, now_s: float) -> list[BlobRequest]:
+        return [] if self.ended else self._transfer.requests(now_s)
+
+    def forget_requests(self) -> None:
+        """The connection was lost: what was asked for has to be asked for again."""
+        self._transfer.forget_requests()
+
+    def receive(self, answer: BlobRange) -> RangeVerdict:
+        """Take a range from the console; writes it, and finishes the file with the last one."""
+        verdict = RangeVerdict.UNASKED if self.ended else self._transfer.receive(answer)
+        try:
+            if verdict is RangeVerdict.TAKEN:
+                self._write(answer)
+            elif verdict is RangeVerdict.MISSING:
+                self._fail("console has no such blob")
+            elif verdict is RangeVerdict.WRONG_SIZE:
+                self._fail(f"expected a blob of {self.size} bytes, the console's has {answer.total_bytes}")
+        except OSError as error:
+            self._fail(f"{self._part}: cannot be written: {error.strerror or error}")
+        return verdict
+
+    def close(self) -> None:
+        """Keep what is there for another time."""
+        if self._file < 0:
+            return
+        try:
+            self._save()
+        except (OSError, EdgeInferError) as error:
+            _log.warning("event=download_not_saved sha256=%s reason=%r", self.sha256[:12], str(error))
+        finally:
+            self._close_file()
+
+    def _resume(self) -> None:
+        self._part.parent.mkdir(parents=True, exist_ok=True)
+        self._remove_others()
+        if self._final.is_file() and self._final.stat().st_size == self.size and _sha256(self._final) == self.sha256:
+            self._finish()
+            return
+        self._require_room()
+        known = self._db.download(self.sha256)
+        self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        durable = min(known.offset, os.fstat(self._file).st_size) if known is not None and not known.error else 0
+        self._begin(durable)
+        if self._transfer.complete:
+            self._check()
+
+    def _begin(self, offset: int) -> None:
+        self._transfer = BlobDownload(self._config, sha256=self.sha256, size=self.size, offset=offset)
+        self._checkpoint = offset
+        self._db.set_download(Download(self.sha256, self.size, offset, done=False))
+
+    def _write(self, answer: BlobRange) -> None:
+        view = memoryview(answer.data)
+        position = answer.offset
+        while view:
+            written = os.pwrite(self._file, view, position)
+            view, position = view[written:], position + written
+        if self._transfer.complete:
+            self._check()
+        elif self._transfer.offset - self._checkpoint >= self._config.checkpoint_bytes:
+            self._save()
+
+    def _save(self) -> None:
+        os.fsync(self._file)
+        self._checkpoint = self._transfer.offset
+        self._db.set_download(Download(self.sha256, self.size, self._checkpoint, done=False))
+
+    def _check(self) -> None:
+        """All bytes are there: they become the package, or are thrown away and fetched again."""
+        os.fsync(self._file)
+        found = _sha256(self._part)
+        if found == self.sha256:
+            self._part.rename(self._final)
+            self._finish()
+            return
+        self._attempts += 1
+        _log.warning(
+            "event=download_wrong_hash expected=%s found=%s attempt=%d", self.sha256[:12], found[:12], self._attempts
+        )
+        os.ftruncate(self._file, 0)
+        if self._attempts >= _ATTEMPTS:
+            self._fail(f"expected a blob with sha256 {self.sha256}, found {found} in {_ATTEMPTS} attempts")
+        else:
+            self._begin(0)
+
+    def _finish(self) -> None:
+        descriptor = os.open(self._final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self._close_file()
+        self._db.set_download(Download(self.sha256, self.size, self.size, done=True))
+        self.done = True
+
+    def _fail(self, reason: str) -> None:
+        _log.error("event=download_failed sha256=%s reason=%r", self.sha256[:12], reason)
+        self.error = reason
+        self._close_file()
+        self._part.unlink(missing_ok=True)
+        self._db.set_download(Download(self.sha256, self.size, 0, done=False, error=reason))
+
+    def _close_file(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _remove_others(self) -> None:
+        """Parts of blobs that nobody wants any more would fill the disk over the years."""
+        for other in self._part.parent.glob("*.part"):
+            if other != self._part:
+                other.unlink(missing_ok=True)
+        self._db.forget_downloads(keep=self.sha256)
+
+    def _require_room(self) -> None:
+        stat = os.statvfs(self._part.parent)
+        there = self._part.stat().st_size if self._part.exists() else 0
+        if stat.f_bavail * stat.f_frsize + there < self.size + _SPARE_BYTES:
+            raise OSError(28, f"no room for {self.size} bytes")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

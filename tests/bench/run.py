@@ -1,0 +1,100 @@
+"""Measures edgeinfer against the bare limit of the machine, in one run: `make bench [ONLY=part]`.
+
+Prints a table, writes build/bench.json (one flat object of figures). A figure whose data is absent is left out
+and named. Run it on a quiet machine: ratios of one run can be trusted, absolute times cannot.
+"""
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+sys.path.insert(0, str(HERE))
+
+import buffers  # noqa: E402 - beside this script, which may run from anywhere
+import commands  # noqa: E402
+import videos  # noqa: E402
+
+Figures = dict[str, float]
+
+PARTS: dict[str, Callable[[Path], Figures]] = {
+    "pipeline": videos.measure,
+    "buffer": buffers.measure,
+    "command": commands.measure,
+}
+GOALS = {
+    "pipeline_mobilenet_onnx_ratio": (">=", 0.95),
+    "pipeline_mobilenet_litert_ratio": (">=", 0.95),
+    "buffer_insert_ratio": (">=", 0.8),
+    "rss_litert_mb": ("<=", 60.0),
+    "cold_start_s": ("<=", 0.5),
+    "help_s": ("<=", 0.3),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help=f"a part: {', '.join(PARTS)}, or a figure's name")
+    only = parser.parse_args().only
+    data = Path(os.environ.get("EDGEINFER_DATA", REPOSITORY.parent / "shared" / "data"))
+    figures: Figures = {}
+    for part, measure in PARTS.items():
+        if not only or only == part or only.startswith(part):
+            sys.stderr.write(f"edgeinfer: measuring {part}\n")
+            figures |= measure(data)
+    write(figures)
+    print(table(figures))
+    return 0
+
+
+def write(figures: Figures) -> None:
+    """build/bench.json: the new figures over those of earlier runs of other parts on the same commit."""
+    path = REPOSITORY / "build" / "bench.json"
+    path.parent.mkdir(exist_ok=True)
+    about = {"machine": machine(), "date": dt.datetime.now(dt.UTC).date().isoformat(), "commit": commit()}
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    kept = earlier if earlier.get("commit") == about["commit"] else {}
+    path.write_text(
+        json.dumps({**kept, **{name: round(value, 4) for name, value in figures.items()}, **about}, indent=1)
+    )
+
+
+def table(figures: Figures) -> str:
+    rows = ["| Figure | Measured | Goal | |", "|---|---|---|---|"]
+    for name, value in figures.items():
+        sign, goal = GOALS.get(name, ("", 0.0))
+        verdict = "" if not sign else "reached" if (value >= goal if sign == ">=" else value <= goal) else "missed"
+        rows.append(f"| `{name}` | {value:.4g} | {f'{sign} {goal:g}' if sign else ''} | {verdict} |")
+    return "\n".join(rows)
+
+
+def machine() -> str:
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    return (
+        f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    )
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Starts a real mosquitto for a test, on a free port, and can kill and restart it.
+
+    with Mosquitto(folder, extra="max_inflight_messages 5") as broker:
+        config = BrokerConfig(port=broker.port)
+        broker.kill(); broker.start()
+
+Without the binary the test is skipped, unless CI=true says that it has to be there.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+__all__ = ["Mosquitto", "find_mosquitto", "free_port"]
+
+_START_S = 10.0
+_CONFIG = """
+listener {port} 127.0.0.1
+allow_anonymous true
+set_tcp_nodelay true
+persistence false
+log_dest stderr
+log_type error
+log_type warning
+max_queued_messages 10000
+"""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def find_mosquitto() -> str:
+    """The path of the broker's binary. Skips the test where there is none; fails it when CI=true."""
+    found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        reason = "mosquitto is not installed (Debian: apt install mosquitto)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+class Mosquitto:
+    """A broker process; its port stays the same over restarts. `config` replaces the whole default
+    configuration (with `{port}` in it), `extra` is appended to it."""
+
+    def __init__(self, folder: Path, *, config: str = _CONFIG, extra: str = "", port: int = 0) -> None:
+        self.port = port or free_port()
+        self.log = folder / f"mosquitto-{self.port}.log"
+        self._binary = find_mosquitto()
+        self._file = folder / f"mosquitto-{self.port}.conf"
+        # Started by root, mosquitto would become a user who may not read the test's files.
+        self._file.write_text("user root\n" + config.replace("{port}", str(self.port)) + "\n" + extra + "\n")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it and wait until it accepts connections."""
+        if self.is_running():
+            return
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binary, "-c", str(self._file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Debian's mosquitto would tell a test's notify socket that it is ready.
+                env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
+            )
+        deadline = time.monotonic() + _START_S
+        while not self._accepts():
+            if not self.is_running() or time.monotonic() > deadline:
+                self.stop()
+                raise AssertionError(f"mosquitto did not start: {self.log.read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End it as a power cut would (SIGKILL)."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """Let it hang: connections stay open, nothing is answered (SIGSTOP)."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        process.send_signal(signal.SIGCONT)
+        try:
+            process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5.0)
+
+    def _accepts(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1.0).close()
+        except OSError:
+            return False
+        return True

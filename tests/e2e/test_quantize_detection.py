@@ -1,0 +1,69 @@
+"""Detectors: packed as they are, and quantized against the float model's own boxes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeinfer.quantize.commands import create_package, quantize_model
+from edgeinfer.runtime.frame import Frame
+from edgeinfer.runtime.gate import run_gate
+from edgeinfer.runtime.manifest import DetectPost, ImagePre
+from edgeinfer.runtime.model import LoadedModel
+from edgeinfer.runtime.store import Store
+
+pytestmark = pytest.mark.data
+
+
+def test_a_quantized_ssd_is_packed_as_it_is_and_finds_the_cat(data_dir: Path, tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    output = tmp_path / "ssd.edgepkg"
+    labels = next((data_dir / "labels").glob("coco*.txt"), None)
+    create_package(
+        [data_dir / "models" / "ssd_mobilenet_v1_coco_quant.tflite"],
+        task="detection",
+        name="coco-ssd",
+        version="1.0.0",
+        output=output,
+        labels=labels,
+        postprocess="label_offset=1",
+    )
+    installed = Store(tmp_path / "state").install(output)
+    assert run_gate(installed).variant == "litert-int8"
+    manifest = installed.manifest
+    assert isinstance(manifest.preprocess, ImagePre)
+    assert (manifest.preprocess.mean, manifest.preprocess.std) == ((128.0,), (128.0,))
+    assert manifest.postprocess == DetectPost(format="tflite_ssd", label_offset=1)
+    picture = cv2.imread(str(next(data_dir.glob("images/**/cat.png"))))
+    model = LoadedModel(installed)
+    best = max(model.infer(model.prepare(Frame(picture, 0, 0, 0))).items, key=lambda item: item.score)
+    assert best.box is not None
+    height, width = picture.shape[:2]
+    found = np.array(best.box) * (width, height, width, height)
+    assert found == pytest.approx(np.array([46.7, 44.6, 362.7, 333.2]), abs=12)
+    assert best.score == pytest.approx(0.72, abs=0.1)
+
+
+def test_a_float_detector_is_held_against_its_own_boxes(data_dir: Path, tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    pictures = [cv2.imread(str(path)) for path in sorted((data_dir / "images" / "coco").glob("*.jpg"))]
+    x = np.stack([cv2.resize(picture, (352, 352), interpolation=cv2.INTER_AREA) for picture in pictures])
+    np.savez(tmp_path / "coco.npz", x=np.concatenate([x, x[:, :, ::-1]]))
+    document = quantize_model(
+        [data_dir / "models" / "FastestDet.onnx"],
+        data=tmp_path / "coco.npz",
+        task="detection",
+        name="fastestdet",
+        version="1.0.0",
+        output=tmp_path / "fd.edgepkg",
+        max_drop=25.0,
+        preprocess="kind=image,color=bgr,layout=nchw,mean=0,std=255,interpolation=area,raw=true",
+        postprocess="score_threshold=0.65",
+    )
+    assert document["metric"] == "box_f1"
+    assert document["float"]["metric_value"] == 1.0
+    figures = {entry["variant"]: entry for entry in document["candidates"]}
+    assert 0.7 < figures["onnx-u8s8"]["metric_value"] < 1.0
+    installed = Store(tmp_path / "state").install(tmp_path / "fd.edgepkg")
+    assert installed.manifest.postprocess == DetectPost(format="fastestdet", score_threshold=0.65)
+    assert run_gate(installed, variant="onnx-u8s8").variant == "onnx-u8s8"

@@ -1,0 +1,251 @@
+"""The agent uploads a real buffer through a real mosquitto, while parts of the way are killed."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agents import DEVICE, UPLOAD, agent_process, append, fill, running, sync_config, write_config
+from brokers import Mosquitto
+from edgeinfer.runtime.buffer import Buffer, BufferConfig
+from edgeinfer.runtime.buffer_reader import BufferReader
+from edgeinfer.runtime.errors import BrokerError, ConsoleError
+from edgeinfer.runtime.handoff import SyncDb
+from edgeinfer.sync.agent import Agent
+from edgeinfer.sync.messages import Ack, Birth, StateMessage, decode, encode
+from edgeinfer.sync.mqtt import BrokerConfig, MqttLink
+from tiny_console import TinyConsole
+from waiting import wait_until
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "runtime").mkdir()
+    return tmp_path
+
+
+def is_exact(console: TinyConsole, buffer: Buffer) -> bool:
+    """Whether the console has each durable result of the buffer, and nothing else."""
+    return sorted(console.results) == [(buffer.epoch, seq) for seq in range(1, buffer.durable_seq + 1)]
+
+
+def is_known(folder: Path, buffer: Buffer) -> bool:
+    """Whether sync.db says that the console acknowledged all that the buffer holds."""
+    with SyncDb(folder / "sync" / "sync.db", read_only=True) as db:
+        return db.acknowledged(buffer.epoch) == buffer.durable_seq
+
+
+@pytest.mark.parametrize("protocol", [5, 4])
+def test_everything_arrives_and_sync_db_knows_it(folder: Path, broker: Mosquitto, protocol: int) -> None:
+    buffer = fill(folder, 2_345)
+    config = sync_config(folder, broker)
+    config = msgspec.structs.replace(config, broker=msgspec.structs.replace(config.broker, protocol=protocol))
+    with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console:
+        with running(config):
+            wait_until(lambda: is_exact(console, buffer), timeout_s=20.0, what="the upload")
+            append(buffer, 3_000, 155)
+            wait_until(lambda: is_exact(console, buffer), timeout_s=10.0, what="the new results")
+            wait_until(lambda: is_known(folder, buffer), what="the last acknowledgement")
+        assert console.refused == 0
+        with BufferReader(folder / "runtime" / "buffer.db") as reader:
+            stored = {chunk.first_seq: chunk.body for chunk in reader.chunks(0, limit=1000)}
+        assert {seq: body for (_, seq), body in console.stored.items()} == stored
+    buffer.close()
+    with SyncDb(folder / "sync" / "sync.db") as db:
+        assert db.acknowledged(buffer.epoch) == 2_500
+        assert db.counter("sent") == 2_500
+
+
+def test_the_console_learns_who_is_there_and_when_it_leaves(folder: Path, broker: Mosquitto) -> None:
+    buffer = fill(folder, 10)
+    with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console:
+        with running(sync_config(folder, broker, groups=("canary",))):
+            wait_until(lambda: any(decode(raw, Birth).epochs for raw in console.of("up/birth")), what="a birth")
+            wait_until(lambda: bool(console.of("up/tel")) and bool(console.of("up/reported")), what="reports")
+        wait_until(lambda: len(console.of("up/state")) >= 2, what="the farewell")
+        states = [decode(raw, StateMessage) for raw in console.of("up/state")]
+        birth = decode(console.of("up/birth")[-1], Birth)
+    assert [state.online for state in states] == [True, False]
+    assert states[0].session == birth.session
+    assert set(birth.epochs) == {str(buffer.epoch)}
+    assert birth.groups == ("canary",)
+    buffer.close()
+
+
+def test_a_broker_that_is_killed_during_the_upload_costs_nothing(folder: Path, broker: Mosquitto) -> None:
+    buffer = fill(folder, 20_000)
+    with TinyConsole(BrokerConfig(port=broker.port, reconnect_max_s=0.5), device=DEVICE) as console:
+        with running(sync_config(folder, broker)):
+            for share in (3_000, 8_000, 13_000):
+                wait_until(lambda share=share: len(console.results) >= share, timeout_s=20.0, what="a part")  # type: ignore[misc]  # a default is bound to the loop's value
+                broker.kill()
+                broker.start()
+            wait_until(lambda: is_exact(console, buffer), timeout_s=30.0, what="the rest")
+        assert set(console.results) == {(buffer.epoch, seq) for seq in range(1, 20_001)}
+    buffer.close()
+
+
+def test_lost_chunks_are_asked_for_and_repeated_acknowledgements_do_no_harm(folder: Path, broker: Mosquitto) -> None:
+    buffer = fill(folder, 5_000)
+    with (
+        TinyConsole(BrokerConfig(port=broker.port), device=DEVICE, lose=0.2, repeat=0.3) as console,
+        running(sync_config(folder, broker)),
+    ):
+        wait_until(lambda: is_exact(console, buffer), timeout_s=30.0, what="the upload")
+    buffer.close()
+
+
+def test_a_console_that_dies_and_returns_gets_the_rest(folder: Path, broker: Mosquitto) -> None:
+    buffer = fill(folder, 10_000)
+    with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console, running(sync_config(folder, broker)):
+        wait_until(lambda: len(console.results) >= 1_000, what="a part")
+        console.die()
+        append(buffer, 10_000, 500)
+        console.live()
+        wait_until(lambda: is_exact(console, buffer), timeout_s=30.0, what="the rest")
+    buffer.close()
+
+
+def test_an_agent_that_is_killed_again_and_again_finishes(folder: Path, broker: Mosquitto) -> None:
+    buffer = fill(folder, 20_000)
+    file = write_config(folder, broker)
+    with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console:
+        for share in (2_000, 8_000, 14_000):
+            with agent_process(file) as process:
+                wait_until(lambda share=share: len(console.results) >= share, timeout_s=30.0, what="a part")  # type: ignore[misc]  # a default is bound to the loop's value
+                process.kill()
+                process.wait(5.0)
+        with agent_process(file) as process:
+            wait_until(lambda: is_exact(console, buffer), timeout_s=30.0, what="the rest")
+            wait_until(lambda: is_known(folder, buffer), what="the last acknowledgement")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(2.0) == 0
+    buffer.close()
+    with SyncDb(folder / "sync" / "sync.db") as db:
+        assert db.acknowledged(buffer.epoch) == 20_000
+
+
+def test_the_daemon_may_come_late_leave_and_return(folder: Path, broker: Mosquitto) -> None:
+    with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console, running(sync_config(folder, broker)):
+        wait_until(lambda: bool(console.of("up/birth")), what="a birth without a buffer")
+        first = fill(folder, 300)
+        wait_until(lambda: is_exact(console, first), what="what the late daemon wrote")
+        first.close()
+        second = Buffer(
+            BufferConfig(path=str(folder / "runtime" / "buffer.db"), flush_interval_s=0.05),
+            acknowledged=lambda _epoch: 0,
+        )
+        assert second.epoch == first.epoch
+        append(second, 300, 200)
+        wait_until(lambda: is_exact(console, second), what="what the next daemon wrote")
+        second.close()
+
+
+def test_a_new_buffer_begins_a_new_epoch(folder: Path, broker: Mosquitto) -> None:
+    with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console, running(sync_config(folder, broker)):
+        first = fill(folder, 120)
+        wait_until(lambda: is_exact(console, first), what="the first epoch")
+        first.close()
+        for file in (folder / "runtime").glob("buffer.db*"):
+            file.unlink()
+        second = fill(folder, 80)
+        assert second.epoch != first.epoch
+        wait_until(lambda: console.contiguous(second.epoch) == 80, what="the second epoch")
+        second.close()
+    assert len(console.results) == 200
+
+
+def test_a_silent_console_is_probed_and_then_served(folder: Path, broker: Mosquitto) -> None:
+    buffer = fill(folder, 4_000)
+    with (
+        TinyConsole(BrokerConfig(port=broker.port), device=DEVICE, mute=True) as console,
+        running(sync_config(folder, broker)),
+    ):
+        wait_until(lambda: console.refused >= 200, timeout_s=20.0, what="the first probes")
+        assert len(console.results) == 1_600  # the window, and not more
+        console.mute = False
+        wait_until(lambda: is_exact(console, buffer), timeout_s=20.0, what="the upload")
+    buffer.close()
+
+
+def test_hostile_bytes_on_every_down_topic_change_nothing(
+    folder: Path, broker: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    buffer = fill(folder, 3_000)
+    garbage = [b"", b"\0" * 100, b"{", b"[]", b"null", os.urandom(5_000), b"[" * 20_000, b'{"epoch":-1,"seq":"x"}']
+    garbage += [encode(Ack(buffer.epoch + 1, 3_000)), encode(Ack(buffer.epoch, 1 << 62)), b"ER\x01" + bytes(200)]
+    with (
+        TinyConsole(BrokerConfig(port=broker.port), device=DEVICE, mute=True) as console,
+        running(sync_config(folder, broker)),
+    ):
+        wait_until(lambda: len(console.results) >= 1_600, what="a full window")
+        for rest in ("down/ack", "down/desired", "down/data"):
+            for payload in garbage:
+                assert console.say(rest, payload)
+        console.mute = False
+        wait_until(lambda: is_exact(console, buffer), timeout_s=20.0, what="the upload")
+        wait_until(lambda: is_known(folder, buffer), what="the last acknowledgement")
+    assert len([record for record in caplog.records if "event=trouble" in record.message]) <= 3
+    buffer.close()
+    with SyncDb(folder / "sync" / "sync.db") as db:
+        assert db.acknowledged(buffer.epoch) == 3_000
+        assert db.desired() is None
+
+
+def test_an_acknowledgement_is_believed_only_up_to_what_was_sent(folder: Path, broker: Mosquitto) -> None:
+    buffer = fill(folder, 4_000)
+    with (
+        TinyConsole(BrokerConfig(port=broker.port), device=DEVICE, mute=True) as console,
+        running(sync_config(folder, broker, upload=msgspec.structs.replace(UPLOAD, window=2))),
+    ):
+        wait_until(lambda: len(console.results) >= 200, what="a full window")
+        assert console.say("down/ack", encode(Ack(buffer.epoch, 4_000)))
+        wait_until(lambda: len(console.results) >= 400, what="the next window")
+    buffer.close()
+    with SyncDb(folder / "sync" / "sync.db") as db:
+        assert db.acknowledged(buffer.epoch) <= 400
+
+
+def test_once_drains_and_leaves(folder: Path, broker: Mosquitto) -> None:
+    buffer = fill(folder, 1_000)
+    buffer.close()
+    with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console:
+        wait_until(lambda: console.link is not None and console.link.connected, what="the console")
+        report = Agent(sync_config(folder, broker)).drain_once(10.0)
+        again = Agent(sync_config(folder, broker)).drain_once(10.0)
+        assert is_exact(console, buffer)
+    assert (report.sent, report.acknowledged, report.update) == (1_000, 1_000, "IDLE")
+    assert report.bytes > 1_000
+    assert (again.sent, again.acknowledged, again.bytes) == (0, 0, 0)
+
+
+def test_once_says_which_side_did_not_answer(folder: Path, broker: Mosquitto) -> None:
+    fill(folder, 100).close()
+    with pytest.raises(ConsoleError, match="acknowledge 100, found 0"):
+        Agent(sync_config(folder, broker)).drain_once(1.0)
+    broker.kill()
+    with pytest.raises(BrokerError, match="no connection"):
+        Agent(sync_config(folder, broker)).drain_once(1.0)
+
+
+def test_another_client_of_the_same_name_does_not_start_a_war(folder: Path, broker: Mosquitto) -> None:
+    """Two clients that throw each other out wait longer and longer; meanwhile nothing is lost."""
+    buffer = fill(folder, 2_000)
+    rival = MqttLink(
+        BrokerConfig(port=broker.port), client_id=f"edgeinfer-default-{DEVICE}", will=None, subscriptions=[]
+    )
+    with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console, running(sync_config(folder, broker)):
+        rival.start()
+        wait_until(lambda: rival.generation >= 2, timeout_s=20.0, what="the struggle")
+        rival.stop()
+        wait_until(lambda: is_exact(console, buffer), timeout_s=20.0, what="the upload")
+    buffer.close()

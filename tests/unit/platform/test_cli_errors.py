@@ -1,0 +1,147 @@
+"""Every error ends as one line, its hint and an exit status; nothing heavy is loaded on the way."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeinfer import cli
+from edgeinfer.cli import main
+from edgeinfer.runtime.errors import ConfigError, EdgeInferError, SignatureError
+
+
+def raising(error: BaseException) -> type:
+    class Service:
+        @staticmethod
+        def main(_arguments: list[str]) -> int:
+            raise error
+
+    return Service
+
+
+@pytest.fixture(autouse=True)
+def _no_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEINFER_DEBUG", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (EdgeInferError("it broke"), 1, "it broke"),
+        (ConfigError("x.toml: unknown key 'devise'", hint="did you mean 'device'?"), 2, "x.toml: unknown key 'devise'"),
+        (SignatureError("not signed"), 3, "not signed"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "/x: Permission denied"),
+        (ModuleNotFoundError("No module named 'cv2'", name="cv2"), 1, "this needs cv2, which is not installed here"),
+        (
+            ModuleNotFoundError("No module named 'x'", name="x"),
+            1,
+            "unexpected ModuleNotFoundError: No module named 'x'",
+        ),
+        (ZeroDivisionError("division by zero"), 1, "unexpected ZeroDivisionError: division by zero"),
+    ],
+)
+def test_errors_are_told_in_a_line(
+    error: Exception, status: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "edgeinfer.runtime.daemon", raising(error))
+    assert main(["run", "--config", "x"]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[0] == f"edgeinfer: error: {line}"
+
+
+def test_hint_is_on_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    service = raising(ModuleNotFoundError("No module named 'cv2'", name="cv2"))
+    monkeypatch.setitem(sys.modules, "edgeinfer.runtime.daemon", service)
+    main(["run"])
+    assert capsys.readouterr().err.splitlines()[1] == "  hint: pip install 'edgeinfer[camera]'"
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 1), (SystemExit(2), 2)])
+def test_ends_that_need_no_words(
+    error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "edgeinfer.runtime.daemon", raising(error))
+    assert main(["run"]) == status
+    assert capsys.readouterr().err == ""
+
+
+def test_debug_shows_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = raising(ConfigError("wrong"))
+    monkeypatch.setitem(sys.modules, "edgeinfer.runtime.daemon", service)
+    with pytest.raises(ConfigError):
+        main(["--debug", "run"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["bench"], ["bench", "--nonsense", "x"], ["package", "nonsense"], ["quantize", "x.onnx"]],
+)
+def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Usage: edgeinfer" in captured.err
+
+
+@pytest.mark.parametrize("arguments", [["bench", "absent.edgepkg"], ["package", "inspect", "absent.edgepkg"]])
+def test_missing_file_is_status_2(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == "edgeinfer: error: absent.edgepkg: no such file\n"
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for command in (
+        "demo quantize package bench run results audit sync console deploy fleet probe doctor".split()  # noqa: SIM905 - reads better
+    ):
+        assert f"\n  {command} " in shown
+    assert "..." not in shown.split("Commands:")[1]
+
+
+def test_services_are_listed_under_the_module_that_they_are() -> None:
+    assert set(cli.SERVICES) == {"run", "sync", "console"}
+
+
+HEAVY = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "cv2",
+    "ai_edge_litert",
+    "cryptography",
+    "sqlite3",
+    "paho",
+    "starlette",
+    "rich",
+)
+
+
+@pytest.mark.parametrize(("arguments", "also"), [(["--help"], ()), (["--version"], ("typer",)), (["run"], ("typer",))])
+def test_nothing_heavy_is_loaded(arguments: list[str], also: tuple[str, ...]) -> None:
+    program = f"""
+import sys, types
+sys.modules["edgeinfer.runtime.daemon"] = types.SimpleNamespace(main=lambda argv: 0)
+from edgeinfer.cli import main
+status = main({arguments!r})
+loaded = [name for name in {(*HEAVY, *also)!r} if name in sys.modules]
+print(loaded, file=sys.stderr)
+sys.exit(status)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "[]\n")
+
+
+def test_a_reader_that_leaves_early_costs_no_traceback() -> None:
+    program = "import sys; from edgeinfer.cli import main; sys.exit(main(['--help']))"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b""

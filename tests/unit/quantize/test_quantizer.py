@@ -1,0 +1,199 @@
+"""The whole search on a tiny model: what comes out, what is refused, and what is never written."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeinfer.quantize.commands import quantize_command, quantize_model
+from edgeinfer.runtime.errors import AccuracyBudgetError, ModelError, SamplesError, SignatureError, UsageError
+from edgeinfer.runtime.manifest import ClassifyPost
+from edgeinfer.runtime.package import PackageFile
+from edgeinfer.runtime.trust import SigningKey, verify
+
+ENTRY_KEYS = {
+    "variant",
+    "engine",
+    "metric_value",
+    "agreement",
+    "bytes",
+    "latency_us",
+    "latency_ratio",
+    "verdict",
+    "reason",
+}
+
+
+def _arguments(samples: Path, **changed: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "data": samples,
+        "task": "classification",
+        "name": "halves",
+        "version": "1.0.0",
+        "output": samples.parent / "out.edgepkg",
+    }
+    return given | changed
+
+
+def test_a_package_that_holds_what_the_document_says(make_model: Callable[..., Path], samples: Path) -> None:
+    seen: list[float] = []
+    document = quantize_model([make_model()], **_arguments(samples), progress=lambda _step, done: seen.append(done))
+    assert set(document) >= {"package", "metric", "float", "chosen", "candidates", "samples", "seconds"}
+    assert {entry["variant"] for entry in document["candidates"]} == {"onnx-fp32", "onnx-u8s8"}
+    assert all(set(entry) >= ENTRY_KEYS for entry in (*document["candidates"], document["float"], document["chosen"]))
+    assert document["float"]["latency_ratio"] == 1.0
+    assert document["samples"] == 48
+    assert document["calibration_samples"] == 12
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    with PackageFile(Path(document["package"])) as package:
+        package.verify_files()
+        manifest = package.manifest
+        report = json.loads(package.read("report.json"))
+    assert manifest.variants[0].id == document["chosen"]["variant"]
+    assert {variant.id for variant in manifest.variants} == {"onnx-fp32", "onnx-u8s8"}
+    assert manifest.postprocess == ClassifyPost(activation="softmax")
+    assert manifest.golden is not None
+    assert manifest.golden.count == 6
+    assert set(manifest.golden.tolerance) == {"onnx-fp32", "onnx-u8s8"}
+    assert manifest.provenance is not None
+    assert len(manifest.provenance.evaluation_sha256) == len(manifest.provenance.calibration_sha256) == 64
+    assert "halves.onnx" in manifest.provenance.source_sha256
+    assert report == {key: value for key, value in document.items() if key != "package"}
+
+
+def test_nothing_within_the_budget_prints_the_table_and_writes_nothing(
+    make_model: Callable[..., Path], samples: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(AccuracyBudgetError, match=r"onnx-u8s8: loses .* points") as caught:
+        quantize_command([make_model(outlier=1e5)], **_arguments(samples))
+    assert caught.value.exit_code == 3
+    shown = capsys.readouterr().out
+    assert "onnx-u8s8" in shown
+    assert "refused" in shown
+    assert "package: none" in shown
+    assert not (samples.parent / "out.edgepkg").exists()
+
+
+def test_refusal_as_json_is_one_document_without_a_package(
+    make_model: Callable[..., Path], samples: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(AccuracyBudgetError):
+        quantize_command([make_model(outlier=1e5)], **_arguments(samples), as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["package"] is None
+    assert document["chosen"] is None
+    assert document["candidates"][1]["verdict"] == "refused"
+
+
+def test_a_signed_package(make_model: Callable[..., Path], samples: Path, tmp_path: Path) -> None:
+    key = SigningKey.generate()
+    key.save(tmp_path / "release.key")
+    document = quantize_model([make_model()], **_arguments(samples, sign_key=tmp_path / "release.key"))
+    with PackageFile(Path(document["package"])) as package:
+        verify(package.manifest_bytes, package.signatures, [key.public])
+
+
+def test_labels_go_into_the_package(make_model: Callable[..., Path], samples: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("left\nright\n")
+    document = quantize_model([make_model()], **_arguments(samples, labels=tmp_path / "labels.txt"))
+    with PackageFile(Path(document["package"])) as package:
+        assert package.labels() == ("left", "right")
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "said"),
+    [
+        ({"name": "Bad Name"}, UsageError, "package name"),
+        ({"version": "1.0"}, UsageError, "package version"),
+        ({"output": Path("/nonexistent-folder/out.edgepkg")}, UsageError, "existing folder"),
+        ({"max_drop": -1.0}, UsageError, "--max-drop"),
+        ({"max_drop": float("nan")}, UsageError, "--max-drop"),
+        ({"threads": 0}, UsageError, "--threads"),
+        ({"data": Path("/nonexistent.npz")}, UsageError, "no such samples file"),
+        ({"labels": Path("/nonexistent.txt")}, UsageError, "labels?|label a line"),
+        ({"sign_key": Path("/nonexistent.key")}, SignatureError, "private key"),
+        ({"task": "anomaly"}, ModelError, "reconstruction"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(
+    make_model: Callable[..., Path], samples: Path, changed: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        quantize_model([make_model()], **_arguments(samples, **changed))
+    assert not (samples.parent / "out.edgepkg").exists()
+
+
+def test_a_missing_model_is_a_usage_error(samples: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such model file"):
+        quantize_model([tmp_path / "none.onnx"], **_arguments(samples))
+
+
+def test_another_kind_of_file_is_a_usage_error(samples: Path) -> None:
+    with pytest.raises(UsageError, match="expected a model file of"):
+        quantize_model([samples], **_arguments(samples))
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100])
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_a_truncated_model_is_a_model_error(
+    make_model: Callable[..., Path], samples: Path, tmp_path: Path, keep: int, suffix: str
+) -> None:
+    broken = tmp_path / f"broken{suffix}"
+    broken.write_bytes(make_model().read_bytes()[:keep])
+    with pytest.raises(ModelError, match="broken"):
+        quantize_model([broken], **_arguments(samples))
+
+
+def test_samples_of_another_shape_name_both(make_model: Callable[..., Path], samples: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    np.savez(path, x=np.zeros((10, 1, 9, 8)), y=np.arange(10) % 2)
+    with pytest.raises(SamplesError, match=r"expected samples of shape \(1, 8, 8\) for the model, found \(1, 9, 8\)"):
+        quantize_model([make_model()], **_arguments(samples, data=path))
+
+
+def test_labels_that_the_model_does_not_know(make_model: Callable[..., Path], samples: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    np.savez(path, x=np.zeros((10, 1, 8, 8)), y=np.arange(10) % 3)
+    with pytest.raises(SamplesError, match="expected labels of 0 to 1"):
+        quantize_model([make_model()], **_arguments(samples, data=path))
+
+
+def test_an_already_quantized_onnx_model_is_sent_to_package_create(
+    make_model: Callable[..., Path], samples: Path, tmp_path: Path
+) -> None:
+    document = quantize_model([make_model()], **_arguments(samples))
+    with PackageFile(Path(document["package"])) as package:
+        (tmp_path / "again.onnx").write_bytes(package.read("onnx-u8s8.onnx"))
+    with pytest.raises(UsageError, match="quantized already") as caught:
+        quantize_model([tmp_path / "again.onnx"], **_arguments(samples))
+    assert "package create" in caught.value.hint
+
+
+def test_the_command_tells_what_it_inferred_and_exits_with_the_status(
+    make_model: Callable[..., Path], samples: Path, repository: Path
+) -> None:
+    folders = [str(repository / part) for part in ("runtime", "quantize", "devices", "sync")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
+
+    def run(model: Path) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "edgeinfer", "quantize", str(model), "--data", str(samples), "--json"]
+        command += ["--task", "classification", "--name", "halves", "--version", "1.0.0"]
+        command += ["-o", str(samples.parent / "out.edgepkg")]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    done = run(make_model())
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["package"].endswith("out.edgepkg")
+    assert "preprocessing inferred: image 8x8 gray nchw, (x - 0) / 255" in done.stderr
+    refused = run(make_model("bad.onnx", outlier=1e5))
+    assert refused.returncode == 3
+    assert json.loads(refused.stdout)["package"] is None
+    assert "no quantized candidate stays within" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,406 @@
+"""The results buffer: numbering, durability, acknowledgement, eviction, readers."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeinfer.runtime.buffer import Buffer, BufferConfig
+from edgeinfer.runtime.buffer_reader import BufferReader
+from edgeinfer.runtime.buffer_store import BufferStore, NewChunk
+from edgeinfer.runtime.chunk import TOMBSTONE, StoredChunk
+from edgeinfer.runtime.codec import decode
+from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.runtime.results import Item, Kind, Result
+from waiting import wait_until
+
+ALL = 1_000_000
+
+
+def make(path: Path, *, acknowledged: Callable[[int], int] = lambda _: 0, **options: float) -> Buffer:
+    return Buffer(BufferConfig(path=str(path), **options), acknowledged=acknowledged)  # type: ignore[arg-type]  # ints and floats
+
+
+def result(frame: int, kind: Kind = Kind.CLASSIFICATION) -> Result:
+    return Result(kind, 10**18 + frame, frame, items=(Item(frame % 7, 0.5),))
+
+
+def read(path: Path) -> list[StoredChunk]:
+    with BufferReader(path) as reader:
+        return reader.chunks(0, limit=ALL)
+
+
+def frames_of(chunks: Sequence[StoredChunk], pipeline: str) -> list[int]:
+    mine = [chunk for chunk in chunks if chunk.pipeline == pipeline]
+    return [row.frame for chunk in mine for row in decode(chunk.codec, chunk.body, n=chunk.n)]
+
+
+def assert_contiguous(chunks: Sequence[StoredChunk], *, first: int = 1) -> int:
+    """Every number once, in order; the last one is returned."""
+    for chunk in chunks:
+        assert chunk.first_seq == first
+        assert chunk.crc == zlib.crc32(chunk.body)
+        first = chunk.last_seq + 1
+    return first - 1
+
+
+def test_several_pipelines_and_threads_share_one_numbering(tmp_path: Path) -> None:
+    path = tmp_path / "buffer.db"
+    buffer = make(path)
+
+    def fill(pipeline: str) -> None:
+        for frame in range(1234):
+            buffer.append(pipeline, result(frame))
+
+    names = ["a", "b", "c", "d"]
+    threads = [threading.Thread(target=fill, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert buffer.close()
+    assert buffer.durable_seq == 4 * 1234
+    assert buffer.pending == 0
+    chunks = read(path)
+    assert assert_contiguous(chunks) == 4 * 1234
+    for name in names:
+        assert frames_of(chunks, name) == list(range(1234))
+
+
+def test_durable_seq_follows_a_flush(tmp_path: Path) -> None:
+    buffer = make(tmp_path / "buffer.db", flush_interval_s=3600)
+    assert buffer.durable_seq == 0
+    for frame in range(7):
+        buffer.append("p", result(frame))
+    assert buffer.flush(5)
+    assert buffer.durable_seq == 7
+    with BufferReader(tmp_path / "buffer.db") as reader:
+        assert (reader.durable_seq(), reader.first_seq()) == (7, 1)
+        assert reader.epoch == buffer.epoch
+        assert reader.audit_counts() == {"made": 7, "durable": 7, "evicted": 0}
+        assert reader.bytes() > 0
+    assert buffer.close()
+
+
+def test_full_chunks_and_events_are_written_at_once(tmp_path: Path) -> None:
+    buffer = make(tmp_path / "buffer.db", flush_interval_s=3600, chunk_results=10)
+    for frame in range(25):
+        buffer.append("p", result(frame))
+    wait_until(lambda: buffer.durable_seq == 20)
+    assert buffer.pending == 5
+    buffer.append("q", result(0, Kind.EVENT))
+    wait_until(lambda: buffer.durable_seq == 26)
+    assert buffer.close()
+
+
+def test_the_interval_flushes_a_partial_chunk(tmp_path: Path) -> None:
+    buffer = make(tmp_path / "buffer.db", flush_interval_s=0.05)
+    buffer.append("p", result(1))
+    wait_until(lambda: buffer.durable_seq == 1)
+    assert buffer.close()
+
+
+def test_a_closed_buffer_takes_nothing(tmp_path: Path) -> None:
+    buffer = make(tmp_path / "buffer.db")
+    assert buffer.close()
+    with pytest.raises(BufferStorageError, match="closed"):
+        buffer.append("p", result(1))
+    assert buffer.close()
+
+
+def test_a_new_writer_goes_on_with_numbers_and_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "buffer.db"
+    epochs = []
+    for run in range(3):
+        buffer = make(path)
+        epochs.append(buffer.epoch)
+        assert buffer.durable_seq == run * 5
+        for frame in range(5):
+            buffer.append("p", result(frame))
+        assert buffer.close()
+    assert len(set(epochs)) == 1
+    assert assert_contiguous(read(path)) == 15
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "buffer.db"
+    buffer = make(path)
+    with pytest.raises(BufferStorageError, match="another process"):
+        make(path)
+    assert buffer.close()
+    assert make(path).close()
+
+
+def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BufferStorageError, match="cannot be made"):
+        make(tmp_path / "file" / "buffer.db")
+    (tmp_path / "buffer.db.lock").mkdir()
+    with pytest.raises(BufferStorageError, match="cannot be opened"):
+        make(tmp_path / "buffer.db")
+
+
+def test_a_result_that_no_chunk_can_hold_costs_only_itself(tmp_path: Path) -> None:
+    """One bad value must not take its neighbours, or the writer's thread, with it."""
+    path = tmp_path / "buffer.db"
+    buffer = make(path, flush_interval_s=3600)
+    for frame in range(10):
+        buffer.append("p", Result(Kind.CLASSIFICATION, 1, 1 << 70 if frame == 4 else frame))
+    assert buffer.flush(5)
+    assert buffer.durable_seq == 9
+    assert buffer.close()
+    assert frames_of(read(path), "p") == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+
+
+def test_frames_are_added_up_over_restarts(tmp_path: Path) -> None:
+    path = tmp_path / "buffer.db"
+    for _ in range(2):
+        buffer = make(path)
+        buffer.append("a", Result(Kind.FRAMES, 1, extra={"inferred": 3, "failed": 1}))
+        buffer.append("a", Result(Kind.FRAMES, 2, extra={"inferred": 4}))
+        buffer.append("b", Result(Kind.FRAMES, 2, extra={"stale": 1}))
+        assert buffer.close()
+    with BufferReader(path) as reader:
+        assert reader.frames() == {"a": {"failed": 2, "inferred": 14}, "b": {"stale": 2}}
+
+
+class TestReaders:
+    def test_a_reader_never_keeps_the_writer_waiting(self, tmp_path: Path) -> None:
+        """Another process sits in a read transaction; the writer goes on, and the reader then sees all."""
+        path = tmp_path / "buffer.db"
+        buffer = make(path, flush_interval_s=0.01)
+        buffer.append("p", result(0))
+        assert buffer.flush(5)
+        script = (
+            "import sys\nfrom pathlib import Path\nfrom edgeinfer.runtime.buffer_reader import BufferReader\n"
+            "reader = BufferReader(Path(sys.argv[1]))\nreader._db.execute('BEGIN')\n"
+            "print(reader.durable_seq(), flush=True)\nsys.stdin.readline()\n"
+            "print(reader.durable_seq(), flush=True)\nreader._db.execute('ROLLBACK')\nprint(reader.durable_seq())\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as reader:
+            assert reader.stdout is not None
+            assert reader.stdin is not None
+            assert reader.stdout.readline() == "1\n"
+            for frame in range(1, 3000):
+                buffer.append("p", result(frame))
+            assert buffer.flush(10)
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            assert reader.stdout.readline() == "1\n", "one snapshot"
+            assert reader.stdout.readline() == "3000\n"
+        assert buffer.close()
+
+    def test_what_a_clean_close_left_is_readable_without_write_permission(self, tmp_path: Path) -> None:
+        path = tmp_path / "buffer.db"
+        buffer = make(path)
+        buffer.append("p", result(0))
+        assert buffer.close()
+        assert not path.with_name("buffer.db-wal").exists()
+        assert len(read(path)) == 1
+        assert not path.with_name("buffer.db-wal").exists()
+
+    @pytest.mark.parametrize("content", [b"", b"no database" * 100, b"SQLite format 3\0" + bytes(100)])
+    def test_what_is_no_buffer_is_refused(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "buffer.db"
+        path.write_bytes(content)
+        with pytest.raises(BufferStorageError):
+            BufferReader(path)
+        with pytest.raises(BufferStorageError, match="no such"):
+            BufferReader(tmp_path / "none.db")
+
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(
+        sizes=st.lists(st.integers(1, 9), min_size=1, max_size=30), after=st.integers(0, 280), limit=st.integers(1, 40)
+    )
+    def test_chunks_begin_with_the_one_that_holds_the_next_number(
+        self, tmp_path_factory: pytest.TempPathFactory, sizes: list[int], after: int, limit: int
+    ) -> None:
+        path = tmp_path_factory.mktemp("chunks") / "buffer.db"
+        store = BufferStore(path, max_bytes=1 << 20)
+        store._segment_limit = 4000
+        for size in sizes:
+            store.write([NewChunk("p", size, 0, bytes(500), {})])
+        with BufferReader(path) as reader:
+            found = reader.chunks(after, limit=limit)
+        store.close()
+        everything = []
+        first = 1
+        for size in sizes:
+            everything.append((first, size))
+            first += size
+        wanted = [(seq, size) for seq, size in everything if seq + size - 1 > after][:limit]
+        assert [(chunk.first_seq, chunk.n) for chunk in found] == wanted
+
+
+class TestAcknowledged:
+    def test_segments_go_once_all_of_them_is_acknowledged(self, tmp_path: Path) -> None:
+        path = tmp_path / "buffer.db"
+        acknowledged = 0
+        buffer = make(
+            path, acknowledged=lambda epoch: acknowledged if epoch == buffer.epoch else ALL, flush_interval_s=0.02
+        )
+        buffer._store._segment_limit = 2_000
+        for frame in range(5000):
+            buffer.append("p", Result(Kind.CLASSIFICATION, 10**18 + frame * 7919 % 10007, frame * 104729 % 1000003))
+            if frame % 500 == 499:
+                assert buffer.flush(10)
+        with BufferReader(path) as reader:
+            assert reader.first_seq() == 1
+            segments = [seq for (seq,) in reader._rows("SELECT first_seq FROM segment ORDER BY id")]
+            assert len(segments) > 3
+            acknowledged = int(str(segments[2])) + 5  # in the middle of the third
+            wait_until(lambda: reader.first_seq() == segments[2])
+            acknowledged = buffer.durable_seq
+            wait_until(lambda: reader.first_seq() == segments[-1])
+            assert reader.durable_seq() == 5000
+        assert buffer.close()
+
+    def test_numbers_are_never_used_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "buffer.db"
+        store = BufferStore(path, max_bytes=1 << 20)
+        store.write([NewChunk("p", 10, 0, b"x", {})])
+        store._rotate()
+        store.drop_up_to(10)
+        store.close()
+        again = BufferStore(path, max_bytes=1 << 20)
+        assert again.next_seq == 11
+        again.close()
+        with BufferReader(path) as reader:
+            assert (reader.first_seq(), reader.durable_seq(), reader.chunks(0, limit=5)) == (11, 10, [])
+
+
+class TestFull:
+    def test_the_oldest_goes_and_leaves_its_count(self, tmp_path: Path) -> None:
+        path = tmp_path / "buffer.db"
+        limit = 1 << 20
+        buffer = make(path, max_bytes=limit, flush_interval_s=3600)
+        made = 0
+        for _ in range(60):
+            for _ in range(2000):
+                # Noise, so that it does not compress.
+                score = (made * 7919 % 65521) / 65521
+                item = Item(made * 104729 % 1000, score, (score, score**2, score**3, score**4))
+                buffer.append("p", Result(Kind.DETECTION, 10**18 + made * made, made, made % 977, made % 1009, (item,)))
+                made += 1
+            assert buffer.flush(10)
+            assert path.stat().st_size <= limit
+        with BufferReader(path) as reader:
+            chunks = reader.chunks(0, limit=ALL)
+            counts = reader.audit_counts()
+            assert reader.first_seq() == 1
+        assert assert_contiguous(chunks) == made == counts["durable"]
+        tombstones = [chunk for chunk in chunks if chunk.codec == TOMBSTONE]
+        assert len(tombstones) > 1
+        assert chunks[: len(tombstones)] == tombstones, "the oldest ones"
+        assert sum(chunk.n for chunk in tombstones) == counts["evicted"] > 0
+        for chunk in tombstones:
+            assert chunk.pipeline == "_evicted"
+            assert json.loads(chunk.body) == {"reason": "full", "n": chunk.n}
+        kept = frames_of(chunks, "p")
+        assert kept == list(range(counts["evicted"], made))
+        wal = path.with_name("buffer.db-wal")
+        assert wal.stat().st_size < 8 << 20, "SQLite checkpoints every 1000 pages"
+        assert buffer.close()
+
+    def test_acknowledged_tombstones_go_too(self, tmp_path: Path) -> None:
+        path = tmp_path / "buffer.db"
+        store = BufferStore(path, max_bytes=1 << 20)
+        store.write([NewChunk("p", 10, 5, b"x" * 100, {})])
+        store._rotate()
+        store._evict_oldest()
+        store.write([NewChunk("p", 10, 6, b"y" * 100, {})])
+        with BufferReader(path) as reader:
+            assert [(c.first_seq, c.n, c.t0_ns, c.codec) for c in reader.chunks(0, limit=9)] == [
+                (1, 10, 5, 0),
+                (11, 10, 6, 1),
+            ]
+            store.drop_up_to(9)
+            assert reader.first_seq() == 1
+            store.drop_up_to(10)
+            assert reader.first_seq() == 11
+            assert reader.audit_counts()["evicted"] == 10
+        store.close()
+
+
+class TestDamaged:
+    @pytest.mark.parametrize(
+        "content", [b"no database at all" * 500, b"SQLite format 3\0" + b"\xff" * 9000], ids=["text", "header"]
+    )
+    def test_a_file_that_is_none_is_set_aside(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "buffer.db"
+        path.write_bytes(content)
+        buffer = make(path)
+        buffer.append("p", result(0))
+        assert buffer.close()
+        assert buffer.durable_seq == 1
+        (aside,) = tmp_path.glob("buffer.db.damaged-*")
+        assert aside.read_bytes() == content
+        assert assert_contiguous(read(path)) == 1
+
+    def test_a_database_of_something_else_is_set_aside(self, tmp_path: Path) -> None:
+        path = tmp_path / "buffer.db"
+        with sqlite3.connect(path) as db:
+            db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER)")
+            db.execute("INSERT INTO meta VALUES ('epoch', 3)")
+        db.close()
+        buffer = make(path)
+        assert buffer.epoch != 3
+        assert buffer.close()
+        assert len(list(tmp_path.glob("buffer.db.damaged-*"))) == 1
+
+    def test_a_newer_schema_is_refused_and_left_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "buffer.db"
+        assert make(path).close()
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE meta SET value = 2 WHERE key = 'schema'")
+        db.close()
+        with pytest.raises(BufferStorageError, match="schema version 1, found 2"):
+            make(path)
+        assert not list(tmp_path.glob("*damaged*"))
+
+    def test_damage_while_writing_starts_a_new_epoch_and_goes_on(self, tmp_path: Path) -> None:
+        path = tmp_path / "buffer.db"
+        buffer = make(path, flush_interval_s=3600)
+        for frame in range(100):
+            buffer.append("p", result(frame))
+        assert buffer.flush(5)
+        epoch = buffer.epoch
+        buffer._store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        content = bytearray(path.read_bytes())
+        content[4096:] = b"\xaa" * (len(content) - 4096)
+        path.write_bytes(content)
+        path.touch()
+        buffer._store._db.close()  # its page cache would hide the damage
+        for frame in range(100, 130):
+            buffer.append("p", result(frame))
+        assert buffer.flush(10)
+        assert buffer.epoch != epoch
+        assert buffer.durable_seq == 30
+        assert buffer.close()
+        assert frames_of(read(path), "p") == list(range(100, 130))
+        assert len(list(tmp_path.glob("buffer.db.damaged-????????"))) == 1
+
+
+def test_a_commit_that_was_reported_as_failed_is_not_written_twice(tmp_path: Path) -> None:
+    path = tmp_path / "buffer.db"
+    store = BufferStore(path, max_bytes=1 << 20)
+    chunks = [NewChunk("p", 3, 0, b"abc", {"inferred": 3})]
+    store._insert(chunks)  # it did take place, but an error came back
+    store._failed(sqlite3.OperationalError("disk I/O error"))
+    store.write(chunks)
+    assert store.next_seq == 4
+    store.write(chunks)
+    store.close()
+    with BufferReader(path) as reader:
+        assert [(chunk.first_seq, chunk.n) for chunk in reader.chunks(0, limit=9)] == [(1, 3), (4, 3)]
+        assert reader.frames() == {"p": {"inferred": 6}}
