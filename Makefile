@@ -24,9 +24,9 @@ PIP := -m pip -qq --disable-pip-version-check --no-input
 help:
 	@echo "make demo         the whole loop on this machine, with a page to look at (DEMO_ARGS=...)"
 	@echo "make test         check, then every test (PYTEST_ARGS=...)"
-	@echo "make check        lint, format, types, layers, docs/structure.txt"
+	@echo "make check        lint, format, types, layers, generated documents"
 	@echo "make bench        measure; ONLY=pipeline for one part"
-	@echo "make docs         generate docs/structure.txt"
+	@echo "make docs         generate docs/structure.txt and docs/states.md"
 	@echo "make format       apply the formatter and the safe fixes"
 	@echo "make constraints  newest versions that work together -> $(CONSTRAINTS)"
 	@echo "make clean        remove what was built (.venv too)"
@@ -49,6 +49,7 @@ check: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python docs/structure.py --check
+	@$(BIN)/python docs/states.py --check
 
 test: check
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -58,6 +59,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	@$(BIN)/python docs/structure.py
+	@$(BIN)/python docs/states.py
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix --quiet . || true

@@ -32,7 +32,7 @@ from edgeinfer.runtime.package import encode_manifest, sha256_file, write_packag
 from edgeinfer.runtime.preprocess import concrete_shape
 from edgeinfer.runtime.trust import SigningKey
 
-__all__ = ["identity_model", "linear_model", "make_package", "projection_model"]
+__all__ = ["identity_model", "linear_model", "make_package", "picture_model", "projection_model"]
 
 Array = npt.NDArray[Any]
 EngineName = Literal["onnx", "litert"]
@@ -110,14 +110,25 @@ def projection_model(path: Path, basis: Array) -> Path:
     return _save(path, [("MatMul", ["x", "w"], ["y"])], basis.shape[1], basis.shape[1], weights)
 
 
-def _save(path: Path, nodes: list[tuple[str, list[str], list[str]]], features: int, outputs: int, w: Array) -> Path:
+def picture_model(path: Path, *, width: int, height: int, classes: int = 3) -> Path:
+    """softmax(flatten(x) W) over pictures (batch, height, width, 3) float32."""
+    features = width * height * 3
+    weights = np.random.default_rng(2).normal(size=(features, classes)).astype(np.float32)
+    nodes = [("Flatten", ["x"], ["flat"]), ("MatMul", ["flat", "w"], ["logits"]), ("Softmax", ["logits"], ["y"])]
+    return _save(path, nodes, (height, width, 3), classes, weights)
+
+
+def _save(
+    path: Path, nodes: list[tuple[str, list[str], list[str]]], features: int | tuple[int, ...], outputs: int, w: Array
+) -> Path:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    shape = (features,) if isinstance(features, int) else features
     graph = helper.make_graph(
         [helper.make_node(kind, ins, outs) for kind, ins, outs in nodes],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", features])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *shape])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", outputs])],
         [numpy_helper.from_array(w, "w")],
     )

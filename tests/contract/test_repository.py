@@ -1,5 +1,6 @@
 """What every repository of the console must do. A new implementation is added to `OPENERS`."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,6 +186,14 @@ def test_a_result_comes_back_whole(repository: Repository) -> None:
     )
     repository.add_results([made])
     assert repository.results("dev-1", limit=1) == [made]
+
+
+def test_scores_that_are_no_numbers_come_back(repository: Repository) -> None:
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    items = (Item(1, math.inf), Item(2, math.nan))
+    repository.add_results([msgspec.structs.replace(result(1), items=items, extra={"a": math.nan})])
+    (found,) = repository.results("dev-1", limit=1)
+    assert [math.isinf(found.items[0].score), math.isnan(found.items[1].score)] == [True, True]
 
 
 def test_results_are_read_on_from_a_place(repository: Repository) -> None:

@@ -171,7 +171,8 @@ def test_another_device_cannot_speak_of_a_job(
 
 def test_assignments_are_said_again_after_the_broker_forgot_them(tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as own:
-        with RunningConsole(console_toml(tmp_path, own.port)) as console, WireDevice("dev-1", own.port) as device:
+        config = console_toml(tmp_path, own.port)
+        with RunningConsole(config) as console, WireDevice("dev-1", own.port) as device:
             device.come_online()
             wait_until(lambda: len(fleet_devices(console_url=console.url)) == 1, what="the device to be known")
             deploy(made_package(tmp_path / "p.edgepkg"), to="all", console_url=console.url)

@@ -65,6 +65,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["--version"]:
         sys.stdout.write(f"edgeinfer {_version()}\n")
         return 0
+    if arguments[:1] == ["run"] and any(a.partition("=")[0] == "--with-sync" for a in arguments):
+        from edgeinfer.cli.together import run_together
+
+        return run_together(arguments[1:])
     if arguments and arguments[0] in SERVICES:
         return call_service(arguments[0], arguments[1:])
     from edgeinfer.cli.app import run_app

@@ -29,11 +29,13 @@ from edgeinfer.runtime.slots import Slots
 from edgeinfer.runtime.status import final_document, status_document
 from edgeinfer.runtime.store import Store
 from edgeinfer.runtime.updater import Updater
+from edgeinfer.runtime.watched import Watched
 
 __all__ = ["Daemon", "main"]
 
 logger = logging.getLogger(__name__)
 
+_DEFAULT_CONFIG = Path("/etc/edgeinfer/edgeinfer.toml")
 _TICK_S = 0.1
 _STATUS_EVERY = 10  # ticks: each status is a write, though not a sync
 _UPDATE_INTERVAL_S = 0.25
@@ -42,57 +44,24 @@ _STUCK_S = 60.0
 
 
 class AgentView:
-    """The agent's database as the daemon reads it: opened when it appears, and again when the agent came or
-    went: a reader that was opened while no agent lived sees a frozen file.
-
-    Used from one thread.
-    """
+    """What the daemon reads of the agent's database, which comes and goes. Used from one thread."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._db: SyncDb | None = None
-        self._seen: tuple[int, ...] = ()
+        self._watched = None if path is None else Watched(path, lambda found: SyncDb(found, read_only=True))
 
     def db(self) -> SyncDb | None:
-        seen = self._look()
-        if seen != self._seen:
-            self.forget()
-        if self._db is None and self._path is not None and seen:
-            try:
-                self._db = SyncDb(self._path, read_only=True)
-                self._seen = seen
-            except BufferStorageError as error:
-                logger.debug("event=agent_db_unreadable error=%s", error)
-        return self._db
-
-    def _look(self) -> tuple[int, ...]:
-        """Which file it is, and whether a writer has it open; empty where there is none."""
-        if self._path is None:
-            return ()
-        try:
-            found = self._path.stat()
-        except OSError:
-            return ()
-        try:
-            return (found.st_dev, found.st_ino, self._path.with_name(self._path.name + "-wal").stat().st_ino)
-        except OSError:
-            return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        return None if self._watched is None else self._watched.current()
 
     def acknowledged(self, epoch: int) -> int:
         """0 while the agent's database cannot be read: nothing is dropped then."""
         db = self.db()
-        if db is None:
+        if db is None or self._watched is None:
             return 0
         try:
             return db.acknowledged(epoch)
-        except BufferStorageError:
-            self.forget()
+        except BufferStorageError as error:
+            self._watched.failed(error)
             return 0
-
-    def forget(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
 
 
 class Daemon:
@@ -236,8 +205,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="edgeinfer run", description="Run the pipelines of a configuration.")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="edgeinfer.toml")
+    parser = argparse.ArgumentParser(
+        prog="edgeinfer run",
+        description="Run the pipelines of a configuration.",
+        epilog="--with-sync FILE runs the agent with that sync.toml in the same process.",
+    )
+    parser.add_argument("--config", type=Path, default=_DEFAULT_CONFIG, metavar="FILE", help="edgeinfer.toml")
     parser.add_argument("--until-end", action="store_true", help="stop when every source has ended")
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
     parser.add_argument("--log-level", default="", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR")

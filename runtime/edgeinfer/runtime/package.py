@@ -214,7 +214,7 @@ class PackageFile:
                 yield file
         except KeyError as error:
             raise PackageError(f"{self.path}: {name} is missing") from error
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
             raise PackageError(
                 f"{self.path}: {name} is damaged: {error}", hint="get the package again from where it was made"
             ) from error

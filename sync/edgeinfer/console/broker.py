@@ -39,9 +39,10 @@ log_type error
 
 
 class EmbeddedBroker:
-    """A broker on 127.0.0.1; its files lie in `folder` (a temporary one where none is given). Its `port` stays the same over `stop()` or `kill()` and `start()`.
+    """A broker on 127.0.0.1; its files lie in `folder`, a temporary one where none is given.
 
-    `kind` is `mosquitto` or `amqtt`; empty chooses. amqtt speaks MQTT 3.1.1 only: see `protocol`.
+    Its `port` stays the same over `stop()` or `kill()` and `start()`. `kind` is `mosquitto` or `amqtt`; empty
+    chooses. amqtt speaks MQTT 3.1.1 only: see `protocol`.
     """
 
     def __init__(self, folder: Path | None = None, *, port: int = 0, kind: str = "") -> None:

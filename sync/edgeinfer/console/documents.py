@@ -26,6 +26,8 @@ Document = dict[str, Any]
 
 _GAPS_SHOWN = 20
 _SETTLE_S = 2
+_PIPELINE_TEXTS = ("model", "package", "variant", "source", "error")
+_PIPELINE_NUMBERS = ("captured", "results", "events", "fps")
 _KINDS = {kind.value: kind.name.lower() for kind in Kind}
 
 
@@ -62,19 +64,21 @@ class Documents:
         devices = self._repository.devices()
         return {"devices": len(devices), "online": sum(device.online for device in devices)}
 
-    def audit(self) -> Document:
-        """What is stored and what is not, for each device and in all."""
+    def audit(self, device: str | None = None) -> Document:
+        """What is stored and what is not, for each device (or one of them) and in all."""
         ledgers = self._repository.all_ledgers()
         devices = [
-            {"device": device.name, **_audit(ledgers.get(device.name, {}), device)}
-            for device in self._repository.devices()
+            {"device": known.name, **_audit(ledgers.get(known.name, {}), known)}
+            for known in self._repository.devices()
+            if device is None or known.name == device
         ]
         totals: Document = {
-            key: sum(device[key] for device in devices)
+            key: sum(row[key] for row in devices)
             for key in ("stored", "duplicates", "gaps", "evicted", "missing", "refused")
         }
-        totals["refused"] = self._repository.refused_count()
-        totals["complete"] = all(device["complete"] for device in devices)
+        if device is None:  # strangers' messages count too
+            totals["refused"] = self._repository.refused_count()
+        totals["complete"] = all(row["complete"] for row in devices)
         return {"devices": devices, "totals": totals}
 
     def results(self, found: Iterable[StoredResult]) -> list[Document]:
@@ -289,11 +293,29 @@ def _audit(ledgers: dict[int, Ledger], device: Device) -> Document:
 
 def _pipelines(reported: Document, telemetry: Document, counts: Sequence[PipelineCount]) -> dict[str, Document]:
     """By name: what the device says of a pipeline, the newer telemetry over it, and what is stored here."""
-    found: dict[str, Document] = {name: dict(described) for name, described in reported.items()}
-    for name, described in telemetry.items():
-        found.setdefault(name, {}).update(described)
+    found: dict[str, Document] = {}
+    for source in (reported, telemetry):
+        for name, described in source.items():
+            found.setdefault(name, {}).update(_told(described))
     for count in counts:
         found.setdefault(count.pipeline, {}).update(
             stored=count.results, stored_events=count.events, last_result_s=count.last_t_ns / 1e9
         )
-    return dict(sorted(found.items()))
+    nothing: Document = {"stored": 0, "stored_events": 0, "last_result_s": None, "frames": {}, "latency_us": {}}
+    return {name: {**nothing, **described} for name, described in sorted(found.items())}
+
+
+def _told(described: Document) -> Document:
+    """What a device may say of a pipeline, each in the type that it should have; the rest is left out."""
+    texts = {key: described[key] for key in _PIPELINE_TEXTS if isinstance(described.get(key), str)}
+    numbers = {key: described[key] for key in _PIPELINE_NUMBERS if _is_number(described.get(key))}
+    tables = {
+        key: {name: value for name, value in described[key].items() if _is_number(value)}
+        for key in ("frames", "latency_us")
+        if isinstance(described.get(key), dict)
+    }
+    return {**texts, **numbers, **tables}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

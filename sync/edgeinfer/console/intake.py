@@ -1,6 +1,8 @@
 """Turns what arrives from the broker into values, or refuses it. Anyone may send anything: no I/O in here, and
 every size is bounded before it is worked on."""
 
+from typing import Any
+
 import msgspec
 
 from edgeinfer.runtime.chunk import EVICTED_PIPELINE, TOMBSTONE
@@ -26,6 +28,8 @@ __all__ = ["Body", "Evicted", "Inbound", "Results", "read_message"]
 _INT64 = 1 << 63
 _MAX_RESULTS_A_TOMBSTONE = 1 << 32
 _MAX_REASON = 200
+_MAX_GROUPS = 64
+_MAX_DEPTH = 16
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -83,13 +87,36 @@ def read_message(topic: str, payload: bytes, *, tenant: str) -> Inbound | None:
 
 
 def _checked(body: Body) -> Body:
-    if isinstance(body, Birth):
-        for epoch in body.epochs:
-            if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 20 and int(epoch) < _INT64):
-                raise MessageError(f"expected epochs as numbers, found {epoch[:40]!r}")
-        if len(body.groups) > 64 or not all(is_name(group) for group in body.groups):
-            raise MessageError("expected at most 64 groups with valid names")
+    """What the types of the messages do not say."""
+    match body:
+        case Birth():
+            _check_birth(body)
+            _check_document(body.profile)
+        case ReportedState():
+            _check_document(body.pipelines)
+            _check_document(body.audit)
+        case Telemetry():
+            _check_document(body.pipelines)
     return body
+
+
+def _check_birth(birth: Birth) -> None:
+    for epoch in birth.epochs:
+        if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 20 and int(epoch) < _INT64):
+            raise MessageError(f"expected epochs as numbers, found {epoch[:40]!r}")
+    if len(birth.groups) > _MAX_GROUPS or not all(is_name(group) for group in birth.groups):
+        raise MessageError(f"expected at most {_MAX_GROUPS} groups with valid names")
+
+
+def _check_document(document: dict[str, Any]) -> None:
+    """Nested no deeper than anyone needs: what is stored has to be readable from deeper stacks than this one."""
+    level: list[Any] = [document]
+    for _ in range(_MAX_DEPTH):
+        nested = [value for value in level if isinstance(value, dict | list)]
+        level = [entry for value in nested for entry in (value.values() if isinstance(value, dict) else value)]
+        if not level:
+            return
+    raise MessageError(f"expected a document nested at most {_MAX_DEPTH} deep")
 
 
 def _read_job(rest: str, payload: bytes) -> JobStatus:

@@ -8,7 +8,7 @@ import msgspec
 
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import RuntimeDb, UpdateRow
-from edgeinfer.sync.watched import Watched
+from edgeinfer.runtime.watched import Watched
 
 __all__ = ["DaemonStatus", "DaemonView"]
 

@@ -46,6 +46,9 @@ class BlobFile:
         self._checkpoint = 0
         try:
             self._resume()
+        except EdgeInferError:
+            self._close_file()
+            raise
         except OSError as error:
             self._fail(f"{self._part}: cannot be written: {error.strerror or error}")
 

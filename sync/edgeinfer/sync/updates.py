@@ -100,10 +100,10 @@ class Updates:
             return
         if self._key != (row.job, row.blob_sha256) or self._is_gone(now_s):
             self.close()
-            self._key = (row.job, row.blob_sha256)
             self._blob = BlobFile(
                 self._incoming, self._db, self._config.download, sha256=row.blob_sha256, size=row.blob_bytes
             )
+            self._key = (row.job, row.blob_sha256)
             _log.info(
                 "event=download job=%s sha256=%s bytes=%d offset=%d",
                 row.job, row.blob_sha256[:12], row.blob_bytes, self._blob.offset,

@@ -12,12 +12,12 @@ from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.chunk import StoredChunk
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import SyncDb
+from edgeinfer.runtime.watched import Watched
 from edgeinfer.sync.loglimit import LogLimit
 from edgeinfer.sync.messages import Ack, ChunkMessage, decode, encode_chunk, topic
 from edgeinfer.sync.mqtt import MqttLink
 from edgeinfer.sync.session import AckVerdict, UploadSession
 from edgeinfer.sync.settings import SyncConfig
-from edgeinfer.sync.watched import Watched
 
 __all__ = ["Uploader"]
 

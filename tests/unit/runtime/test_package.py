@@ -148,7 +148,7 @@ def test_a_file_too_many_or_missing_is_refused(package: Path, tmp_path: Path) ->
     extra = rewrite(package, tmp_path / "extra.edgepkg", lambda files: files.update({"extra.bin": b"x"}))
     with pytest.raises(PackageError, match=r"holds extra\.bin"):
         check(extra)
-    missing = rewrite(package, tmp_path / "missing.edgepkg", lambda files: files.pop("golden.npz") and None)
+    missing = rewrite(package, tmp_path / "missing.edgepkg", lambda files: files.__delitem__("golden.npz"))
     with pytest.raises(PackageError, match=r"golden\.npz is missing"):
         check(missing)
     empty = rewrite(package, tmp_path / "empty.edgepkg", lambda files: files.clear())

@@ -20,11 +20,12 @@ class Tensors:
     def __init__(self, config: TensorsSource) -> None:
         path = Path(config.path)
         try:
-            archive = np.load(path, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise SourceError(f"{path}: expected an .npz file, found a single array")
-            with archive:
-                self._rows = archive[config.key]
+            with path.open("rb") as file:
+                archive = np.load(file, allow_pickle=False)
+                if not isinstance(archive, np.lib.npyio.NpzFile):
+                    raise SourceError(f"{path}: expected an .npz file, found a single array")
+                with archive:
+                    self._rows = archive[config.key]
         except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
             raise SourceError(f"{path}: expected an .npz file with an array {config.key!r}: {error}") from error
         if self._rows.ndim == 0 or not len(self._rows):

@@ -39,10 +39,11 @@ CREATE TABLE pipeline (
     UNIQUE (device, name)
 ) STRICT;
 
+-- items and extra are msgpack: scores may be no number, which JSON cannot say.
 CREATE TABLE result (
     device INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, pipeline INTEGER NOT NULL,
     kind INTEGER NOT NULL, t_ns INTEGER NOT NULL, frame INTEGER NOT NULL, latency_us INTEGER NOT NULL,
-    age_us INTEGER NOT NULL, items TEXT, extra TEXT,
+    age_us INTEGER NOT NULL, items BLOB, extra BLOB,
     PRIMARY KEY (device, epoch, seq)
 ) STRICT, WITHOUT ROWID;
 

@@ -17,7 +17,7 @@ _RESULT = (
     " FROM result r JOIN pipeline p ON p.id = r.pipeline WHERE r.device = ?1"
     " AND (?2 IS NULL OR p.name = ?2)"
 )
-_items = msgspec.json.Decoder(tuple[Item, ...])
+_items = msgspec.msgpack.Decoder(tuple[Item, ...])
 _latencies = msgspec.msgpack.Decoder(dict[int, int])
 
 
@@ -118,8 +118,8 @@ class SqliteResults(SqliteDevices):
 
 
 def _columns(result: StoredResult) -> tuple[object, ...]:
-    items = msgspec.json.encode(result.items).decode() if result.items else None
-    extra = msgspec.json.encode(result.extra).decode() if result.extra is not None else None
+    items = msgspec.msgpack.encode(result.items) if result.items else None
+    extra = msgspec.msgpack.encode(result.extra) if result.extra is not None else None
     return (result.kind, result.t_ns, result.frame, result.latency_us, result.age_us, items, extra)
 
 
@@ -136,5 +136,5 @@ def _result(device: str, row: Row) -> StoredResult:
         latency_us=latency_us,
         age_us=age_us,
         items=_items.decode(items) if items else (),
-        extra=msgspec.json.decode(extra) if extra else None,
+        extra=msgspec.msgpack.decode(extra) if extra else None,
     )

@@ -85,8 +85,7 @@ class _Api:
         return ApiResponse({"results": self._documents.results(found), "next": next_after})
 
     def audit(self, request: Request) -> Response:
-        del request
-        return ApiResponse(self._documents.audit())
+        return ApiResponse(self._documents.audit(query(request, "device")))
 
     def series(self, request: Request) -> Response:
         minutes = number(request, "minutes", default=5, low=1, high=7 * 24 * 60)

@@ -1,6 +1,7 @@
 """How values are written on the pages."""
 
 import datetime as dt
+import math
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -9,6 +10,8 @@ __all__ = ["FILTERS", "installed_version"]
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _US_A_MS = 1000
+_MAX_ROWS = 200
+_MAX_DEPTH = 16
 
 
 def size(value: Any) -> str:
@@ -28,7 +31,7 @@ def count(value: Any) -> str:
 
 def latency(value: Any) -> str:
     """Microseconds as what is easiest to read."""
-    if value is None:
+    if not isinstance(value, int | float):
         return "\u2013"
     number = _real(value)
     if number < _US_A_MS:
@@ -48,21 +51,21 @@ def score(value: Any) -> str:
     return f"{_real(value):.3g}"
 
 
-def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+def flat(value: Any, prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:
     """A nested document as rows of dotted name and text, for a table; bounded."""
     rows: list[tuple[str, str]] = []
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, entry in pairs:
         name = f"{prefix}{key}"
-        if isinstance(entry, dict) and entry:
-            rows.extend(flat(entry, f"{name}."))
-        elif isinstance(entry, list | tuple) and all(not isinstance(e, dict | list | tuple) for e in entry):
+        if isinstance(entry, list | tuple) and not any(isinstance(e, dict | list | tuple) for e in entry):
             rows.append((name, ", ".join(map(str, entry))))
-        elif isinstance(entry, list | tuple):
-            rows.extend(flat(entry, f"{name}."))
+        elif isinstance(entry, dict | list | tuple) and depth < _MAX_DEPTH:
+            rows.extend(flat(entry, f"{name}.", depth + 1))
         else:
             rows.append((name, str(entry)))
-    return rows[:200]
+        if len(rows) >= _MAX_ROWS:
+            break
+    return rows[:_MAX_ROWS]
 
 
 def installed_version() -> str:
@@ -73,11 +76,14 @@ def installed_version() -> str:
 
 
 def _real(value: Any) -> float:
-    """Devices fill these fields: what is no number counts as 0."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
+    """Devices fill these fields: what is absent or no number counts as 0."""
+    if not isinstance(value, int | float):
         return 0.0
+    try:
+        number = float(value)
+    except OverflowError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

@@ -182,7 +182,7 @@ function drawCharts(section, charts, data) {
   const name = (series) => (section.dataset.device ? series.pipeline : `${series.device} · ${series.pipeline}`);
   const line = (series, index, more) => ({ name: name(series), color: `c${index}`, ...more });
   const time = { since_s: data.since_s, step_s: data.step_s };
-  charts.rate.draw({ ...time, lines: shown.map((s, i) => line(s, i, { values: s.rate, area: true })) });
+  charts.rate.draw({ ...time, lines: shown.map((s, i) => line(s, i, { values: s.rate, area: shown.length < 3 })) });
   charts.latency.draw({ ...time, lines: shown.map((s, i) => line(s, i, { values: s.p50_us, upper: s.p99_us })) });
   const legend = shown.map((series, index) => {
     const entry = element("li", "");

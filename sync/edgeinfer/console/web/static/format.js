@@ -15,7 +15,7 @@ const format = {
     return value === null ? "" : String(Number(Number(value).toPrecision(3)));
   },
   clock(seconds, withSeconds = true) {
-    const options = { hour: "2-digit", minute: "2-digit" };
+    const options = { hour: "2-digit", minute: "2-digit", hour12: false };
     if (withSeconds) options.second = "2-digit";
     return new Date(seconds * 1000).toLocaleTimeString([], options);
   },

@@ -1,0 +1,111 @@
+"""Console and agent, both real, over a real broker: what the device's buffer made durable arrives once."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agents import DEVICE, agent_process, append, fill, write_config
+from brokers import Mosquitto
+from consoles import RunningConsole, console_toml, made_package
+from edgeinfer.console.commands import deploy, fleet_rollouts
+from edgeinfer.runtime.handoff import RuntimeDb, SyncDb, UpdateRow
+from edgeinfer.runtime.package import sha256_file
+from edgeinfer.runtime.trust import open_envelope
+from edgeinfer.sync import messages
+from waiting import wait_until
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def console(tmp_path: Path, broker: Mosquitto) -> Iterator[RunningConsole]:
+    with RunningConsole(console_toml(tmp_path, broker.port)) as started:
+        yield started
+
+
+def _stored(folder: Path) -> list[tuple[int, int]]:
+    db = sqlite3.connect(folder / "data" / "console.db")
+    rows = db.execute("SELECT seq, frame FROM result ORDER BY epoch, seq").fetchall()
+    db.close()
+    return rows
+
+
+def test_every_side_killed_while_results_go_up(tmp_path: Path, broker: Mosquitto, console: RunningConsole) -> None:
+    buffer = fill(tmp_path, 3000)
+    config = write_config(tmp_path, broker)
+
+    def stored() -> int:
+        return int(console.audit(DEVICE)["stored"])
+
+    with agent_process(config):
+        wait_until(lambda: stored() > 0, what="the first results")
+    console.kill()
+    append(buffer, 3000, 1000)
+    with agent_process(config):
+        console.start()
+        wait_until(lambda: stored() >= 3500, timeout_s=30, what="more results")
+        broker.kill()
+        append(buffer, 4000, 1000)
+        broker.start()
+        wait_until(lambda: stored() >= 5000, timeout_s=30, what="all results")
+        with SyncDb(tmp_path / "sync" / "sync.db", read_only=True) as db:
+            wait_until(lambda: db.acknowledged(buffer.epoch) == 5000, what="the agent to have heard of it")
+    buffer.close()
+    assert _stored(tmp_path) == [(n, n - 1) for n in range(1, 5001)]
+    audit = console.audit(DEVICE)
+    assert (audit["gaps"], audit["missing"], audit["evicted"], audit["complete"]) == (0, 0, 0, True)
+    # The agent was killed: the broker tells its last will.
+    wait_until(lambda: console.get("/api/devices")["devices"][0]["online"] is False, what="the device to go offline")
+
+
+def test_a_package_goes_down_and_its_job_is_followed(
+    tmp_path: Path, broker: Mosquitto, console: RunningConsole
+) -> None:
+    """The daemon's part, the update machine, is played by the test: it writes the rows that the agent follows."""
+    buffer = fill(tmp_path, 10)
+    package = made_package(tmp_path / "p.edgepkg", content=bytes(range(256)) * 3000)
+    with RuntimeDb(tmp_path / "runtime" / "runtime.db") as runtime, agent_process(write_config(tmp_path, broker)):
+        wait_until(lambda: bool(console.get("/api/devices")["devices"]), what="the device to be known")
+        deploy(package, to=f"device:{DEVICE}", console_url=console.url)
+        assignment = _assigned(tmp_path, console)
+        row = UpdateRow(
+            state="DOWNLOADING",
+            desired_version=1,
+            job=assignment.job,
+            model=assignment.model,
+            version=assignment.version,
+            digest=assignment.digest,
+            blob_sha256=assignment.blob_sha256,
+            blob_bytes=assignment.blob_bytes,
+        )
+        runtime.set_update(row)
+        blob = tmp_path / "runtime" / "models" / "incoming" / f"{assignment.blob_sha256}.edgepkg"
+        wait_until(blob.exists, timeout_s=20, what="the package to arrive")
+        assert sha256_file(blob) == sha256_file(package)
+        for state in ("GATE", "COMMITTED"):
+            runtime.set_update(UpdateRow(state=state, desired_version=1, job=assignment.job, swap_ms=1.5))
+            wait_until(lambda wanted=state: _state(console) == wanted, what=state)  # type: ignore[misc]  # no default is inferred
+    assert fleet_rollouts(console_url=console.url)[0]["state"] == "FINISHED"
+    buffer.close()
+
+
+def _assigned(folder: Path, console: RunningConsole) -> messages.Assignment:
+    """What the agent stored for the daemon, its signature checked as the daemon would."""
+    with SyncDb(folder / "sync" / "sync.db", read_only=True) as db:
+        wait_until(lambda: db.desired() is not None, what="the assignment to be stored")
+        desired = db.desired()
+    assert desired is not None
+    public = bytes.fromhex(console.get("/api/keys")["console"]["public"])
+    state = messages.decode(open_envelope(desired.envelope, [public]), messages.DesiredState)
+    assert (state.device, state.version) == (DEVICE, desired.version)
+    return state.assignments[0]
+
+
+def _state(console: RunningConsole) -> str:
+    return str(fleet_rollouts(console_url=console.url)[0]["deployments"][0]["state"])

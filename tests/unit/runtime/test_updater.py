@@ -1,0 +1,310 @@
+"""The updater over a real store, real databases and real packages: what commits, and what is refused and why."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgeinfer.runtime.errors import ModelError
+from edgeinfer.runtime.handoff import Download
+from edgeinfer.runtime.manifest import SCHEMA_VERSION, ClassifyPost, Manifest, TensorPre, Variant
+from edgeinfer.runtime.package import encode_manifest, write_package
+from edgeinfer.runtime.trust import SigningKey
+from edgeinfer.runtime.update import MAX_ATTEMPTS
+from update_device import RELEASE, UpdateDevice, answer_here
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[UpdateDevice]:
+    """Its checks are asked for in this process: quicker, and the same code."""
+    monkeypatch.setattr("edgeinfer.runtime.updater.ask", answer_here)
+    made = UpdateDevice(tmp_path)
+    yield made
+    made.close()
+
+
+def assert_old_one_runs(device: UpdateDevice) -> None:
+    old = device.digest(device.first)
+    assert device.active() == old
+    assert device.running.digest == old
+    assert "candidate" not in device.slots.of("m")
+    assert device.store.holds(old)
+    assert not list(device.store.incoming.iterdir()), "a bad blob is not found again"
+
+
+@pytest.mark.parametrize("how", ["here", "subprocess"])
+def test_a_good_update_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    if how == "here":
+        monkeypatch.setattr("edgeinfer.runtime.updater.ask", answer_here)
+    device = UpdateDevice(tmp_path)
+    path = device.package("2.0.0")
+    job = device.wish(path, number=5)
+    seen = []
+    while not device.updater.row.finished:
+        device.updater.tick()
+        seen.append(device.updater.row.state)
+    assert seen == [
+        "METADATA_OK",
+        "DOWNLOADED",
+        "STAGED",
+        "GATE",
+        "SHADOW",
+        "TRIAL",
+        "COMMITTED",
+    ]
+    row = device.updater.row
+    assert row.finished == {job: "COMMITTED"}
+    assert (row.desired_version, row.version, row.swap_ms, row.reason) == (5, "2.0.0", 12.5, "")
+    new = device.digest(path)
+    slots = device.slots.of("m")
+    assert (slots["active"], slots["previous"]) == (new, device.digest(device.first))
+    assert device.running.swaps[1:] == [new]
+    assert not list(device.store.incoming.iterdir())
+    device.updater.tick()
+    assert device.updater.row.state == "COMMITTED", "until the agent has told the console"
+    device.sync.set_counter(f"job:{job}", 1)
+    device.run_until("REPORTED")
+    device.run_until("IDLE")
+    device.updater.tick()
+    assert device.updater.row.state == "IDLE", "the job is done once"
+    # A restart of the daemon stays with the deployed version although the configuration names the first one.
+    assert device.slots.from_config(device.first).digest == new
+    device.close()
+
+
+def test_a_blob_is_waited_for(device: UpdateDevice) -> None:
+    path = device.package("2.0.0")
+    device.wish(path, number=1, deliver=False)
+    row = device.run_until("DOWNLOADING")
+    for _ in range(5):
+        device.updater.tick()
+    assert device.updater.row.state == "DOWNLOADING"
+    (device.store.incoming / f"{row.blob_sha256}.edgepkg").write_bytes(path.read_bytes())
+    device.run_until("COMMITTED")
+
+
+def test_a_download_that_cannot_be_had_fails(device: UpdateDevice) -> None:
+    device.wish(device.package("2.0.0"), number=1, deliver=False)
+    row = device.run_until("DOWNLOADING")
+    device.sync.set_download(Download(row.blob_sha256, row.blob_bytes, 0, done=False, error="console has no such blob"))
+    assert "no such blob" in device.run_until("FAILED").reason
+    assert_old_one_runs(device)
+
+
+def test_a_newer_wish_replaces_one_that_is_downloading(device: UpdateDevice) -> None:
+    device.wish(device.package("2.0.0"), number=1, deliver=False)
+    device.run_until("DOWNLOADING")
+    device.wish(device.package("3.0.0"), number=2)
+    assert device.run_until("COMMITTED").version == "3.0.0"
+
+
+@pytest.mark.parametrize(
+    ("falsify", "log"),
+    [
+        ({"key": SigningKey(b"x" * 32)}, "none of the 1 trusted keys"),
+        ({"device": "dev-2"}, "found one for 'dev-2'"),
+        ({"digest": "zz"}, "cannot be read"),
+    ],
+    ids=["signature", "device", "content"],
+)
+def test_an_assignment_that_is_not_for_us_is_left_alone(
+    device: UpdateDevice, caplog: pytest.LogCaptureFixture, falsify: dict[str, object], log: str
+) -> None:
+    device.wish(device.package("2.0.0"), number=1, **falsify)  # type: ignore[arg-type]  # differs by case
+    for _ in range(5):
+        device.updater.tick()
+    assert device.updater.row.state == "IDLE"
+    assert len([record for record in caplog.records if log in record.getMessage()]) == 1, "said once"
+    device.wish(device.package("2.0.0"), number=2)
+    device.run_until("COMMITTED")
+
+
+def test_an_older_assignment_is_refused(device: UpdateDevice, caplog: pytest.LogCaptureFixture) -> None:
+    """Replayed, with the agent claiming a newer version for it: what counts is what was signed."""
+    device.wish(device.package("2.0.0"), number=7)
+    device.run_until("COMMITTED")
+    device.wish(device.package("3.0.0"), number=6)
+    desired = device.sync.desired()
+    assert desired is not None
+    device.sync.set_desired(msgspec.structs.replace(desired, version=8))
+    device.restart()
+    for _ in range(5):
+        device.updater.tick()
+    assert device.active() == device.digest(device.package("2.0.0"))
+    assert "version 7 or newer, found 6" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "reason"),
+    [
+        ({"key": SigningKey(b"x" * 32)}, {}, "none of the 1 trusted keys"),
+        ({"key": None}, {}, "found none"),
+        ({}, {"digest": "0" * 64}, "expected the assigned package"),
+        ({}, {"version": "2.0.1"}, "expected package m 2.0.1"),
+        ({"golden_offset": 0.1}, {}, "golden outputs differ"),
+        ({"name": "other"}, {"model": "m"}, "expected package m 2.0.0"),
+        ({"name": "other"}, {}, "no pipeline of this device"),
+    ],
+    ids=["signature", "unsigned", "digest", "version", "golden", "model", "unknown model"],
+)
+def test_a_package_that_is_not_right_is_refused(
+    device: UpdateDevice, options: dict[str, object], changes: dict[str, object], reason: str
+) -> None:
+    path = device.package("2.0.0", **options)
+    job = device.wish(path, number=1, deliver="no pipeline" not in reason, **changes)  # type: ignore[arg-type]  # differs by case
+    row = device.run_until("FAILED", "COMMITTED")
+    assert row.state == "FAILED"
+    assert reason in row.reason
+    assert row.finished == {job: "FAILED"}
+    assert_old_one_runs(device)
+    for _ in range(3):
+        device.updater.tick()
+    assert device.updater.row == row, "a job that failed is not begun again"
+    device.wish(device.package("3.0.0"), number=2)
+    assert device.run_until("COMMITTED").version == "3.0.0"
+
+
+def test_a_blob_that_was_changed_is_refused(device: UpdateDevice) -> None:
+    path = device.package("2.0.0")
+    device.wish(path, number=1)
+    (blob,) = device.store.incoming.iterdir()
+    content = bytearray(blob.read_bytes())
+    content[content.index(b"MatMul")] ^= 1
+    blob.write_bytes(content)
+    assert "m" in device.run_until("FAILED").reason
+    assert_old_one_runs(device)
+
+
+def test_a_model_that_this_device_cannot_load_is_refused(device: UpdateDevice) -> None:
+    """The files fit the manifest, but the model is no model."""
+    path = device.folder / "2.0.0.edgepkg"
+    broken = b"no model"
+    variant = Variant("onnx-fp32", "onnx", "m.onnx", hashlib.sha256(broken).hexdigest(), len(broken), "fp32", (), ())
+    manifest = encode_manifest(
+        Manifest(SCHEMA_VERSION, "m", "2.0.0", "classification", TensorPre(), ClassifyPost(), (variant,))
+    )
+    write_package(path, manifest, {"m.onnx": broken}, [RELEASE.sign(manifest)])
+    device.wish(path, number=1)
+    assert "cannot load it" in device.run_until("FAILED").reason
+    assert_old_one_runs(device)
+
+
+def test_a_trial_that_fails_is_rolled_back(device: UpdateDevice) -> None:
+    device.wish(device.package("2.0.0"), number=1)
+    device.running.failing = 3
+    row = device.run_until("ROLLED_BACK")
+    assert "3 inferences in a row failed" in row.reason
+    assert list(row.finished.values()) == ["ROLLED_BACK"]
+    assert device.running.swaps == [
+        device.digest(device.first),
+        device.digest(device.package("2.0.0")),
+        device.active(),
+    ]
+    assert_old_one_runs(device)
+
+
+def test_a_trial_that_cannot_begin_is_rolled_back(device: UpdateDevice) -> None:
+    device.wish(device.package("2.0.0"), number=1)
+    device.running.refuses = ModelError("out of memory")
+    assert device.run_until("ROLLED_BACK").reason == "out of memory"
+    assert_old_one_runs(device)
+
+
+def test_without_frames_a_trial_goes_on_and_with_ended_sources_it_counts(device: UpdateDevice) -> None:
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("TRIAL")
+    device.running.failing = 1  # none is inferred any more
+    for _ in range(10):
+        device.updater.tick()
+    assert device.updater.row.state == "TRIAL"
+    device.running.ended = True
+    device.run_until("COMMITTED")
+
+
+def test_a_reload_during_a_trial_tries_the_candidate_again(device: UpdateDevice) -> None:
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("TRIAL")
+    device.running.swap("m", device.active())  # what a reload's new pipeline starts on
+    device.run_until("COMMITTED")
+    assert device.running.digest == device.active() == device.digest(device.package("2.0.0"))
+
+
+def test_the_package_that_is_active_already_is_not_fetched(device: UpdateDevice) -> None:
+    job = device.wish(device.first, number=1, deliver=False)
+    row = device.run_until("COMMITTED")
+    assert "already active" in row.reason
+    assert row.finished == {job: "COMMITTED"}
+    assert len(device.running.swaps) == 1
+
+
+def test_a_device_without_trusted_keys_accepts_nothing(device: UpdateDevice) -> None:
+    trust = msgspec.structs.replace(device.config.trust, release_keys=())
+    device.config = msgspec.structs.replace(device.config, trust=trust)
+    device.restart()
+    device.wish(device.package("2.0.0"), number=1)
+    assert "none of the 0 trusted" in device.run_until("FAILED").reason
+
+
+def run_program(folder: Path, kill_at: str = "") -> "subprocess.CompletedProcess[str]":
+    tests = Path(__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, str(tests / "update_device.py"), str(folder), kill_at],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tests)},
+    )
+
+
+@pytest.mark.parametrize(
+    "state", ["ASSIGNED", "METADATA_OK", "DOWNLOADED", "STAGED", "GATE", "SHADOW", "TRIAL", "COMMITTED"]
+)
+def test_kill_9_in_any_state_and_a_restart_end_well(tmp_path: Path, state: str) -> None:
+    device = UpdateDevice(tmp_path)
+    new = device.digest(device.package("2.0.0"))
+    old = device.active()
+    device.wish(device.package("2.0.0"), number=1)
+    device.close()
+    killed = run_program(tmp_path, state)
+    assert killed.returncode == -9, killed.stderr
+    ended = run_program(tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["COMMITTED", new, new]
+    assert old != new
+
+
+def test_kill_9_in_every_trial_rolls_back(tmp_path: Path) -> None:
+    device = UpdateDevice(tmp_path)
+    old = device.active()
+    device.wish(device.package("2.0.0"), number=1)
+    device.close()
+    for _ in range(MAX_ATTEMPTS):
+        assert run_program(tmp_path, "TRIAL").returncode == -9
+    ended = run_program(tmp_path)
+    assert ended.stdout.split() == ["ROLLED_BACK", old, old], ended.stderr
+
+
+def test_kill_9_while_rolling_back_still_rolls_back(tmp_path: Path) -> None:
+    device = UpdateDevice(tmp_path)
+    old = device.active()
+    device.wish(device.package("2.0.0"), number=1)
+    device.close()
+    for _ in range(MAX_ATTEMPTS):
+        run_program(tmp_path, "TRIAL")
+    assert run_program(tmp_path, "ROLLING_BACK").returncode == -9
+    assert run_program(tmp_path).stdout.split() == ["ROLLED_BACK", old, old]
+
+
+def test_what_was_installed_before_a_power_cut_is_not_downloaded_again(tmp_path: Path) -> None:
+    device = UpdateDevice(tmp_path)
+    device.wish(device.package("2.0.0"), number=1)
+    device.close()
+    assert run_program(tmp_path, "GATE").returncode == -9
+    assert not list((tmp_path / "state" / "models" / "incoming").iterdir()), "the blob is gone, the network may be too"
+    assert run_program(tmp_path).stdout.startswith("COMMITTED")
