@@ -19,6 +19,7 @@ import msgspec
 
 from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.codec import decode
+from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.results import Result
 from waiting import wait_until
@@ -110,12 +111,16 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         """The status document; empty before the first one."""
-        path = self.folder / "state" / "runtime.db"
-        if not path.exists():
+        try:
+            with RuntimeDb(self.folder / "state" / "runtime.db", read_only=True) as db:
+                document: dict[str, Any] = msgspec.json.decode(db.status())
+        except BufferStorageError:  # just being made
             return {}
-        with RuntimeDb(path, read_only=True) as db:
-            document: dict[str, Any] = msgspec.json.decode(db.status())
         return document
+
+    def durable_seq(self) -> int:
+        """What the status says; 0 before the first one."""
+        return int(self.status().get("buffer", {}).get("durable_seq", 0))
 
     def pipeline(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.status().get("pipelines", {}).get(name, {})

@@ -32,6 +32,14 @@ def console(tmp_path: Path, broker: Mosquitto) -> Iterator[RunningConsole]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory, broker: Mosquitto) -> Iterator[RunningConsole]:
+    """One console for all questions that change nothing."""
+    more = 'tenant = "quiet"'
+    with RunningConsole(console_toml(tmp_path_factory.mktemp("quiet"), broker.port, more=more)) as started:
+        yield started
+
+
 @pytest.fixture
 def guarded(tmp_path: Path, broker: Mosquitto) -> Iterator[RunningConsole]:
     """A console that asks for a token, to read too."""
@@ -94,18 +102,18 @@ def test_results_are_paged_through(console: RunningConsole, device: WireDevice) 
         ("/api/rollouts?limit=-5", 200),
     ],
 )
-def test_odd_questions_get_a_plain_answer(console: RunningConsole, path: str, status: int) -> None:
-    answer = httpx.get(console.url + path)
+def test_odd_questions_get_a_plain_answer(quiet: RunningConsole, path: str, status: int) -> None:
+    answer = httpx.get(quiet.url + path)
     assert answer.status_code == status
     assert "Traceback" not in answer.text
-    assert "Traceback" not in console.log.read_text()
+    assert "Traceback" not in quiet.log.read_text()
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'{"package": 5}', b'{"package":"x","to":"all","extra":1}', b"[" * 9999]
 )
-def test_a_rollout_that_nobody_can_read_is_refused(console: RunningConsole, body: bytes) -> None:
-    assert httpx.post(f"{console.url}/api/rollouts", content=body).status_code == 400
+def test_a_rollout_that_nobody_can_read_is_refused(quiet: RunningConsole, body: bytes) -> None:
+    assert httpx.post(f"{quiet.url}/api/rollouts", content=body).status_code == 400
 
 
 # -- packages and rollouts --------------------------------------------------------------------------------------
@@ -267,18 +275,18 @@ def test_the_commands_explain_a_console_that_is_not_there(tmp_path: Path) -> Non
         ({"host": "localhost:1"}, 400),
     ],
 )
-def test_changes_come_from_the_console_itself(console: RunningConsole, headers: dict[str, str], status: int) -> None:
+def test_changes_come_from_the_console_itself(quiet: RunningConsole, headers: dict[str, str], status: int) -> None:
     """400 is the answer to the empty request itself: the guard let it through."""
-    assert httpx.post(f"{console.url}/api/rollouts", content=b"", headers=headers).status_code == status
+    assert httpx.post(f"{quiet.url}/api/rollouts", content=b"", headers=headers).status_code == status
 
 
-def test_a_foreign_name_cannot_read_a_loopback_console(console: RunningConsole) -> None:
-    assert httpx.get(f"{console.url}/api/devices", headers={"host": "evil.example"}).status_code == 421
+def test_a_foreign_name_cannot_read_a_loopback_console(quiet: RunningConsole) -> None:
+    assert httpx.get(f"{quiet.url}/api/devices", headers={"host": "evil.example"}).status_code == 421
 
 
-def test_every_answer_forbids_foreign_scripts(console: RunningConsole) -> None:
+def test_every_answer_forbids_foreign_scripts(quiet: RunningConsole) -> None:
     for path in ("/", "/api/devices", "/static/console.js", "/nowhere"):
-        headers = httpx.get(console.url + path).headers
+        headers = httpx.get(quiet.url + path).headers
         assert "default-src 'self'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
         assert "server" not in headers

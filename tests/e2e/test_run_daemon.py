@@ -148,7 +148,11 @@ class TestExitStatus:
         config = configuration(
             folder, f'name = "a"\npackage = "{folder}/m.edgepkg"\n[pipeline.source]\nkind = "{kind}"\npath = "/nowhere"'
         )
-        self.check(run_until_end(config), 1, "/nowhere")
+        done = run_until_end(config, "--json")
+        self.check(subprocess.CompletedProcess([], done.returncode, "", done.stderr), 1, "/nowhere")
+        (document,) = json.loads(done.stdout)["pipelines"]
+        assert "/nowhere" in document["error"]
+        assert document["captured"] == 0
 
     def test_a_state_dir_that_cannot_be_made(self, folder: Path) -> None:
         (folder / "state").write_text("a file")
@@ -208,9 +212,9 @@ class TestService:
         for _ in range(3):
             with Daemon(folder, config) as daemon:
                 daemon.wait_for("event=started")
-                before = daemon.status().get("buffer", {}).get("durable_seq", 0)
-                wait_until(lambda daemon=daemon, b=before: daemon.status()["buffer"]["durable_seq"] > b + 200)  # type: ignore[misc]  # bound in the loop
-                said = daemon.status()["buffer"]["durable_seq"]
+                before = daemon.durable_seq()
+                wait_until(lambda daemon=daemon, b=before: daemon.durable_seq() > b + 200)  # type: ignore[misc]  # bound in the loop
+                said = daemon.durable_seq()
                 daemon.process.kill()
                 daemon.process.wait()
             with BufferReader(folder / "state" / "buffer.db") as reader:

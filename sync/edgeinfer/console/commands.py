@@ -14,7 +14,7 @@ from edgeinfer.runtime import errors
 from edgeinfer.runtime.errors import ConsoleError, EdgeInferError, UsageError
 from edgeinfer.runtime.package import PackageFile
 
-__all__ = ["deploy", "fleet_devices", "fleet_rollouts"]
+__all__ = ["deploy", "fleet_devices", "fleet_rollouts", "register"]
 
 _REQUEST_S = 60.0
 _POLL_S = 0.5
@@ -32,14 +32,19 @@ def deploy(
     `failed`), or raises ConsoleError after `timeout_s`. Raises UsageError (no such file, no such device),
     PackageError, SignatureError, ConsoleError.
     """
+    added = register(package, console_url=console_url, token=token)
+    console = _Console(console_url, token)
+    rollout = console.post("/api/rollouts", {"package": added["digest"], "to": to})
+    return console.wait_for(rollout, timeout_s) if wait else rollout
+
+
+def register(package: Path, *, console_url: str, token: str | None = None) -> Document:
+    """Release `package` to the console without deploying it; the page then knows its labels. Raises as `deploy`."""
     if not package.is_file():
         raise UsageError(f"{package}: no such file")
     with PackageFile(package) as opened:
         opened.verify_files()
-    console = _Console(console_url, token)
-    added = console.upload(package)
-    rollout = console.post("/api/rollouts", {"package": added["digest"], "to": to})
-    return console.wait_for(rollout, timeout_s) if wait else rollout
+    return _Console(console_url, token).upload(package)
 
 
 def fleet_devices(*, console_url: str, token: str | None = None) -> list[Document]:

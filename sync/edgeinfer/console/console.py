@@ -98,6 +98,9 @@ class Console:
         for field in ("tenant", "data_dir", "broker", "limits"):
             if getattr(config, field) != getattr(self.config, field):
                 _log.warning("event=reload_needs_restart section=%s", field)
+        for field in ("host", "port", "max_package_bytes"):
+            if getattr(config.web, field) != getattr(self.config.web, field):
+                _log.warning("event=reload_needs_restart section=web.%s", field)
 
     def status(self) -> dict[str, Any]:
         broker = self.config.broker

@@ -50,7 +50,7 @@ class Link(Protocol):
 class Ingest:
     """Start it once; `stop()` returns when everything that was taken is durable.
 
-    `storage_error` is empty unless the last transaction failed; `turns` grows while the thread is alive.
+    `storage_error` is empty unless the last messages could not be stored; `turns` grows while the thread is alive.
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class Ingest:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self.turn(_IDLE_S)
-                self.storage_error = ""
+                if self.turn(_IDLE_S):
+                    self.storage_error = ""
             except BufferStorageError as error:
                 self._known.forget()
                 if error.message != self.storage_error:

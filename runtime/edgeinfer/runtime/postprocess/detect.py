@@ -50,7 +50,7 @@ class SsdDetector:
     def __call__(self, model_input: Array, outputs: Sequence[Array], region: Region) -> tuple[Item, ...]:
         boxes, classes, scores, count = outputs
         declared = self._declared
-        valid = min(int(count.reshape(-1)[0]), scores.shape[-1], declared.max_boxes)
+        valid = min(max(0, int(count.reshape(-1)[0])), scores.shape[-1], declared.max_boxes)
         found = scores[0, :valid] >= declared.score_threshold
         if not found.any():
             return ()

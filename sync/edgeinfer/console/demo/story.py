@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from edgeinfer.console.commands import deploy
+from edgeinfer.console.commands import deploy, register
 from edgeinfer.console.demo.screen import Screen
 from edgeinfer.console.demo.stage import CAMERA, DEVICE, Stage, wait_for
 from edgeinfer.console.demo.tally import Tally
@@ -105,6 +105,8 @@ class _Story:
         stage.start()
         wait_for("the console's page", lambda: stage.get("healthz") is not None, stage=stage)
         screen.say(f"the console's page: {stage.page}")
+        for package in (stage.package("digits", "1.0.0"), stage.package("vitals", "1.0.0")):
+            register(package, console_url=stage.page)
         wait_for("the device to come online", self._tally.device_is_online, stage=stage)
         wait_for("the first result to be acknowledged", lambda: self._tally.read().acknowledged > 0, stage=stage)
         screen.say(f"{DEVICE} is online; its results arrive")

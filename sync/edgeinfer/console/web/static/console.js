@@ -113,7 +113,7 @@ function resultRow(result, withDevice) {
   const what = element("span", "what"), name = element("b", first || result.extra ? "" : "none");
   name.textContent = first ? first.name : result.extra ? Object.entries(result.extra).map((e) => e.join(" ")).join(", ") : "nothing found";
   what.append(name);
-  if (more.length) what.append(" ", element("small", "", `+${more.length}`));
+  if (more.length && result.kind === "detection") what.append(" ", element("small", "", `+${more.length}`));
   const time = element("time", "", format.ago(result.t_s));
   time.dataset.s = result.t_s;
   const cost = element("span", "cost", `${format.latency(result.latency_us)} · `);

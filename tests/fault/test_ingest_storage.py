@@ -1,0 +1,38 @@
+"""A database that cannot be written: nothing is acknowledged, the page says so, and it goes on afterwards."""
+
+import sqlite3
+from pathlib import Path
+
+import httpx
+
+from brokers import Mosquitto
+from consoles import RunningConsole, WireDevice, console_toml, made_results
+from waiting import wait_until
+
+
+def test_what_cannot_be_stored_is_not_acknowledged(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path) as broker:
+        config = console_toml(tmp_path, broker.port)
+        with RunningConsole(config) as console, WireDevice("dev-1", broker.port) as device:
+            device.come_online()
+            device.send("door", made_results(10))
+            device.wait_acked(10)
+            other = sqlite3.connect(tmp_path / "data" / "console.db", isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            device.send("door", made_results(10))
+            wait_until(
+                lambda: "locked" in console.get("/api/status")["storage_error"],
+                timeout_s=20,
+                what="the console to tell",
+            )
+            assert httpx.get(console.url + "/healthz").status_code == 503
+            assert "Results cannot be stored right now" in httpx.get(console.url).text
+            assert device.acked() == 10
+            other.execute("ROLLBACK")
+            other.close()
+            # The agent hears no acknowledgement and sends again.
+            device.send("door", made_results(10), first_seq=11)
+            device.wait_acked(20)
+            wait_until(lambda: console.get("/api/status")["storage_error"] == "", what="the error to be gone")
+            assert (console.audit("dev-1")["stored"], console.audit("dev-1")["gaps"]) == (20, 0)
+            assert "Traceback" not in console.log.read_text()
