@@ -174,8 +174,8 @@ def test_only_what_the_console_has_is_dropped(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=rng.normal(size=(200, 8)).astype(np.float32))
     config = configuration(
         tmp_path,
-        f'name = "p"\npackage = "{tmp_path}/m.edgepkg"\n[pipeline.source]\nkind = "tensors"\npath = "{tmp_path}/x.npz"\n'
-        "repeat = true",
+        f'name = "p"\npackage = "{tmp_path}/m.edgepkg"\n[pipeline.source]\nkind = "tensors"\n'
+        f'path = "{tmp_path}/x.npz"\nrepeat = true',
         extra=f'[sync]\nstate_dir = "{tmp_path}/sync"\n[buffer]\nmax_bytes = 1048576\nflush_interval_s = 0.1',
     )
     with Daemon(tmp_path, config) as daemon, SyncDb(tmp_path / "sync" / "sync.db") as agent:

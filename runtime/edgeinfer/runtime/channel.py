@@ -15,7 +15,7 @@ class Channel:
     place; a frame that was not taken is replaced and given back to be counted as superseded.
     """
 
-    def __init__(self, *, latest_wins: bool, depth: int = 3) -> None:
+    def __init__(self, *, latest_wins: bool, depth: int = 4) -> None:
         self._latest_wins = latest_wins
         self._depth = 1 if latest_wins else depth
         self._frames: deque[Prepared] = deque()
@@ -46,7 +46,9 @@ class Channel:
             if not self._frames:
                 return None
             prepared = self._frames.popleft()
-            self._changed.notify()
+            # Waking a thread costs more than taking a frame: let the capturing one fill up in one go.
+            if len(self._frames) <= self._depth // 2:
+                self._changed.notify()
             return prepared
 
     def finish(self) -> None:

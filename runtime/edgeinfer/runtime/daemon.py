@@ -186,8 +186,6 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parse(argv)
     config = load_config(arguments.config, RuntimeConfig)
     set_up_logging(arguments.log_level or config.log_level)
-    # Threads hand the interpreter over every 5 ms by default: too late for a frame every 6 ms.
-    sys.setswitchinterval(0.0005)
     daemon = Daemon(arguments.config, config, until_end=arguments.until_end)
     signal.signal(signal.SIGTERM, lambda *_: daemon.stop.set())
     signal.signal(signal.SIGINT, lambda *_: daemon.stop.set())

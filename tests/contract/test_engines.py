@@ -1,0 +1,147 @@
+"""What every engine promises, tried on each with the same models."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeinfer.runtime.engines import Engine, available_engines, dequantize, load_engine, quantize_input
+from edgeinfer.runtime.errors import DependencyError, ModelError
+from edgeinfer.runtime.manifest import TensorSpec
+from edgeinfer.runtime.preprocess import concrete_shape
+from packages import linear_model
+
+Array = npt.NDArray[Any]
+
+# The same network for each engine, and the same one in int8 where there is one.
+MODELS = [
+    ("onnx", "ic.onnx", "onnxruntime"),
+    ("litert", "ic_float.tflite", "ai-edge-litert"),
+    ("litert", "ic_int8.tflite", "ai-edge-litert"),
+]
+
+
+@pytest.fixture
+def loaded(request: pytest.FixtureRequest, data_dir: Path) -> tuple[Engine, str]:
+    name, model, _ = request.param
+    if name not in available_engines():
+        pytest.skip(f"the {name} engine is not installed")
+    return load_engine(name, data_dir / "tiny" / model), model
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("loaded", MODELS, indirect=True)
+class TestEveryEngine:
+    def test_it_says_what_it_takes_and_gives(self, loaded: tuple[Engine, str]) -> None:
+        engine, model = loaded
+        (given_,), (made,) = engine.inputs, engine.outputs
+        assert concrete_shape(given_) == (1, 32, 32, 3)
+        assert concrete_shape(made) == (1, 10)
+        assert given_.dtype == made.dtype == ("int8" if "int8" in model else "float32")
+        assert (given_.scale is not None) == (made.scale is not None) == ("int8" in model)
+        assert engine.version
+
+    def test_it_computes_what_was_measured(self, loaded: tuple[Engine, str], data_dir: Path) -> None:
+        engine, model = loaded
+        with np.load(data_dir / "tiny" / "ic_samples.npz") as samples:
+            x = samples["x"][:20]
+        with np.load(data_dir / "tiny" / "expected_outputs.npz") as expected:
+            key = next(key for key in expected if key.startswith(f"{model}|") and "tflite-runtime" not in key)
+            wanted = expected[key][:20]
+        spec = engine.inputs[0]
+        rows = []
+        for one in x:
+            (output,) = engine.run([quantize_input(one[None].astype(np.float32), spec)])
+            assert output.shape == (1, 10)
+            assert output.dtype == engine.outputs[0].dtype
+            rows.append(dequantize(output, engine.outputs[0])[0])
+        # int8 kernels are not the same on every CPU.
+        assert np.abs(np.stack(rows) - wanted).max() < (1e-4 if "int8" not in model else 0.3)
+
+    def test_outputs_belong_to_the_caller(self, loaded: tuple[Engine, str]) -> None:
+        engine, _ = loaded
+        spec = engine.inputs[0]
+        zeros = np.zeros(concrete_shape(spec), dtype=spec.dtype)
+        (first,) = engine.run([zeros])
+        kept = first.copy()
+        engine.run([np.full_like(zeros, 100)])
+        assert np.array_equal(first, kept)
+
+    @pytest.mark.parametrize("wrong", ["shape", "dtype", "number"])
+    def test_wrong_inputs_are_a_model_error_and_do_no_harm(self, loaded: tuple[Engine, str], wrong: str) -> None:
+        engine, _ = loaded
+        spec = engine.inputs[0]
+        good = np.zeros(concrete_shape(spec), dtype=spec.dtype)
+        inputs: list[Array] = {
+            "shape": [np.zeros((1, 3, 3, 3), dtype=spec.dtype)],
+            "dtype": [good.astype(np.float64)],
+            "number": [good, good],
+        }[wrong]
+        with pytest.raises(ModelError):
+            engine.run(inputs)
+        assert len(engine.run([good])) == 1
+
+    def test_more_threads_give_the_same(self, loaded: tuple[Engine, str], data_dir: Path) -> None:
+        engine, model = loaded
+        spec = engine.inputs[0]
+        x = quantize_input(np.random.default_rng(0).uniform(0, 255, concrete_shape(spec)).astype(np.float32), spec)
+        other = load_engine(engine.name, data_dir / "tiny" / model, threads=2, spin=True)
+        assert np.allclose(engine.run([x])[0], other.run([x])[0], atol=1e-5)
+        other.close()
+
+
+@pytest.mark.parametrize("name", ["onnx", "litert"])
+class TestBadFiles:
+    def test_a_file_that_is_not_there(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(ModelError, match="no such model"):
+            load_engine(name, tmp_path / "none")
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"no model", bytes(4000), b"\xff" * 4000, b"\x1c\0\0\0TFL3" + b"\xff" * 99]
+    )
+    def test_what_is_no_model(self, tmp_path: Path, name: str, content: bytes) -> None:
+        (tmp_path / "m").write_bytes(content)
+        with pytest.raises(ModelError):
+            load_engine(name, tmp_path / "m")
+
+
+def test_a_cut_model_is_refused(tmp_path: Path) -> None:
+    content = linear_model(tmp_path / "m.onnx").read_bytes()
+    for length in range(1, len(content) - 1, 7):
+        (tmp_path / "cut.onnx").write_bytes(content[:length])
+        with pytest.raises(ModelError):
+            load_engine("onnx", tmp_path / "cut.onnx")
+
+
+@pytest.mark.data
+def test_an_unknown_operator_is_refused(data_dir: Path) -> None:
+    with pytest.raises(ModelError, match=r"custom op|prepare"):
+        load_engine("litert", data_dir / "models" / "invalid_custom_op.tflite")
+
+
+def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
+    path = linear_model(tmp_path / "m.onnx")
+    with pytest.raises(DependencyError, match="expected an engine"):
+        load_engine("abacus", path)
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20),
+    st.floats(1e-3, 10),
+    st.integers(-128, 127),
+    st.sampled_from(["int8", "uint8"]),
+)
+def test_quantization_is_off_by_half_a_step_at_most(values: list[float], scale: float, zero: int, dtype: str) -> None:
+    limits = np.iinfo(dtype)
+    zero_point = zero if dtype == "int8" else zero + 128
+    spec = TensorSpec("x", (len(values),), dtype, scale, zero_point)
+    reals = np.array(values, dtype=np.float32)
+    quantized = quantize_input(reals, spec)
+    assert quantized.dtype == dtype
+    lowest, highest = ((limit - zero_point) * scale for limit in (limits.min, limits.max))
+    wanted = np.clip(reals.astype(np.float64), lowest, highest)
+    assert np.abs(dequantize(quantized, spec) - wanted).max() <= scale * (0.5 + 1e-3) + 1e-4
