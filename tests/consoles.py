@@ -170,7 +170,8 @@ class RunningConsole:
 
 
 class WireDevice:
-    """An agent reduced to what goes over the wire. It keeps what it received in `acks`, `desired` and `ranges`."""
+    """An agent reduced to what goes over the wire. It keeps what it received in `acks`, `desired`, `ranges`
+    and `job_acks`."""
 
     def __init__(self, name: str, broker_port: int, *, epoch: int = 1, tenant: str = "default") -> None:
         self.name, self.epoch, self.tenant = name, epoch, tenant
@@ -178,6 +179,7 @@ class WireDevice:
         self.acks: list[messages.Ack] = []
         self.desired: list[bytes] = []
         self.ranges: list[messages.BlobRange] = []
+        self.job_acks: list[messages.JobAck] = []
         offline = messages.encode(messages.StateMessage(online=False, session="s"))
         self.link = MqttLink(
             BrokerConfig(port=broker_port),
@@ -254,6 +256,10 @@ class WireDevice:
         self._read()
         return self.ranges
 
+    def received_job_acks(self) -> list[messages.JobAck]:
+        self._read()
+        return self.job_acks
+
     def _read(self) -> None:
         for name, payload in iter(lambda: self.link.receive(0), None):
             rest = messages.parse_topic(name).rest
@@ -263,3 +269,5 @@ class WireDevice:
                 self.desired.append(payload)
             elif rest == "down/data":
                 self.ranges.append(messages.decode_blob_range(payload))
+            elif rest.startswith("down/job/"):
+                self.job_acks.append(messages.decode(payload, messages.JobAck))

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from typing import Self
 
 from edgeinfer.runtime.errors import MessageError
+from edgeinfer.sync.jobs import FINAL_STATES
 from edgeinfer.sync.messages import (
     Ack,
     BlobRange,
     BlobRequest,
     ChunkMessage,
+    JobAck,
+    JobStatus,
     decode,
     decode_chunk,
     encode,
@@ -118,6 +121,8 @@ class TinyConsole:
                 self._serve(decode(message[1], BlobRequest))
             else:
                 self.seen.append(message)
+                if rest.startswith("up/job/") and not self.mute:
+                    self._acknowledge_end(decode(message[1], JobStatus))
 
     def _take_chunk(self, raw: bytes) -> None:
         try:
@@ -132,6 +137,10 @@ class TinyConsole:
             ack = encode(Ack(chunk.epoch, self.contiguous(chunk.epoch), self._gaps(chunk.epoch)))
             for _ in range(2 if self._random.random() < self._repeat else 1):
                 self.say("down/ack", ack)
+
+    def _acknowledge_end(self, status: JobStatus) -> None:
+        if status.state in FINAL_STATES:
+            self.say(f"down/job/{status.job}", encode(JobAck(status.job, status.state)))
 
     def _store(self, chunk: ChunkMessage) -> None:
         self.stored.setdefault((chunk.epoch, chunk.first_seq), chunk.body)

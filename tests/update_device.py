@@ -22,7 +22,7 @@ import msgspec
 from edgeinfer.runtime import updater as updater_module
 from edgeinfer.runtime import verify
 from edgeinfer.runtime.assignment import AssignedPackage, AssignmentDocument
-from edgeinfer.runtime.errors import EdgeInferError, RefusedError
+from edgeinfer.runtime.errors import EdgeInferError, PackageError, RefusedError
 from edgeinfer.runtime.handoff import Desired, RuntimeDb, SyncDb, UpdateRow
 from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.settings import RuntimeConfig, TrustConfig
@@ -62,6 +62,8 @@ class Running:
         self.failing = 0
         self.refuses: EdgeInferError | None = None
         self.ended = False
+        self.gone = False
+        self.unusable: set[str] = set()
         self._inferred = 0
 
     def threads(self, model: str) -> int:
@@ -71,12 +73,15 @@ class Running:
         return "" if model == MODEL else "none"
 
     def runs(self, model: str) -> bool:
-        return model == MODEL
+        return model == MODEL and not self.gone
 
     def swap(self, model: str, digest: str) -> None:
         assert model == MODEL
         if self.refuses is not None and digest != self.swaps[0]:
             raise self.refuses
+        if digest in self.unusable:
+            raise PackageError(f"package {digest} was changed on disk")
+        self._inferred = 0
         self.swaps.append(digest)
         self.digest = digest
 
@@ -176,14 +181,22 @@ class UpdateDevice:
 def main(folder: Path, kill_at: str) -> None:
     vars(updater_module)["ask"] = answer_here
     device = UpdateDevice(folder)
-    save = device.db.set_update
+    save, commit = device.db.set_update, device.db.commit
 
-    def save_and_die(row: UpdateRow) -> None:
-        save(row)
+    def die_after(row: UpdateRow) -> None:
         if row.state == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def save_and_die(row: UpdateRow) -> None:
+        save(row)
+        die_after(row)
+
+    def commit_and_die(row: UpdateRow, model: str, slots: dict[str, str]) -> None:
+        commit(row, model, slots)
+        die_after(row)
+
     device.db.set_update = save_and_die  # type: ignore[method-assign]  # the moment after the row is durable
+    device.db.commit = commit_and_die  # type: ignore[method-assign]  # likewise
     deadline = time.monotonic() + 30
     while not device.updater.row.finished and time.monotonic() < deadline:
         device.updater.tick()

@@ -76,13 +76,13 @@ class TestEveryEngine:
         engine, _ = loaded
         spec = engine.inputs[0]
         good = np.zeros(concrete_shape(spec), dtype=spec.dtype)
-        inputs: list[Array] = {
+        choices: dict[str, list[Array]] = {
             "shape": [np.zeros((1, 3, 3, 3), dtype=spec.dtype)],
             "dtype": [good.astype(np.float64)],
             "number": [good, good],
-        }[wrong]
+        }
         with pytest.raises(ModelError):
-            engine.run(inputs)
+            engine.run(choices[wrong])
         assert len(engine.run([good])) == 1
 
     def test_more_threads_give_the_same(self, loaded: tuple[Engine, str], data_dir: Path) -> None:

@@ -126,6 +126,56 @@ def test_a_ledger_comes_back_as_it_was_saved(repository: Repository) -> None:
     assert repository.ledgers("nobody") == {}
 
 
+def test_epochs_come_in_the_order_in_which_they_were_seen(repository: Repository) -> None:
+    for device in ("dev-1", "dev-2"):
+        repository.change_device(device, DeviceChange(), t_ns=1)
+    for epoch in (900, 400, 600):
+        repository.add_results([result(seq, epoch=epoch) for seq in (1, 2)])
+    for epoch in (600, 900, 400):
+        repository.save_ledger("dev-1", epoch, Ledger(contiguous=2))
+    repository.save_ledger("dev-2", 400, Ledger())
+    assert list(repository.ledgers("dev-1")) == list(repository.all_ledgers()["dev-1"]) == [900, 400, 600]
+    places = [(r.epoch, r.seq) for r in repository.results("dev-1", after=(0, 0), limit=100)]
+    assert places == [(900, 1), (900, 2), (400, 1), (400, 2), (600, 1), (600, 2)]
+    assert [(r.epoch, r.seq) for r in repository.results("dev-1", limit=100)] == places[::-1]
+    for n, place in enumerate(places, start=1):
+        assert [(r.epoch, r.seq) for r in repository.results("dev-1", after=place, limit=2)] == places[n : n + 2]
+
+
+def test_an_undone_epoch_is_not_remembered(repository: Repository) -> None:
+    def see_and_fail() -> None:
+        with repository.transaction():
+            repository.add_results([result(1, epoch=5)])
+            raise KeyError
+
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    with pytest.raises(KeyError):
+        see_and_fail()
+    repository.add_results([result(1, epoch=9)])
+    repository.add_results([result(1, epoch=5)])
+    assert [r.epoch for r in repository.results("dev-1", after=(0, 0), limit=9)] == [9, 5]
+
+
+def test_a_retired_epoch_leaves_its_counts_its_place_and_its_results(repository: Repository) -> None:
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    for epoch in (8, 3):
+        ledger = Ledger()
+        ledger.store(1, 10)
+        ledger.evict(11, 2)
+        ledger.give_up(13, 4)
+        ledger.store(5, 1)
+        repository.add_results([result(seq, epoch=epoch) for seq in range(1, 11)])
+        repository.save_ledger("dev-1", epoch, ledger)
+        repository.retire_epoch("dev-1", epoch)
+    assert repository.ledgers("dev-1") == {}
+    counts = repository.retired()["dev-1"]
+    assert (counts.stored, counts.evicted, counts.undecodable, counts.duplicates) == (20, 4, 8, 2)
+    assert (repository.retired_seq("dev-1", 8), repository.retired_seq("dev-1", 4)) == (16, 0)
+    assert [r.epoch for r in repository.results("dev-1", after=(8, 10), limit=9)] == [3] * 9
+    repository.retire_epoch("dev-1", 8)
+    assert repository.retired_seq("dev-1", 8) == 16
+
+
 def test_absent_ranges_are_remembered_newest_first(repository: Repository) -> None:
     repository.change_device("dev-1", DeviceChange(), t_ns=1)
     repository.add_absent("dev-1", 1, [(1, 5), (9, 9)], cause="evicted", reason="full")
@@ -267,6 +317,15 @@ def test_rollouts_and_their_deployments(repository: Repository) -> None:
     ]
     assert repository.rollout(first.id) == repository.rollouts(limit=5)[1]
     assert repository.rollout(999) is None
+
+
+def test_a_rollout_is_unfinished_while_any_device_is(repository: Repository) -> None:
+    for device, state in (("a", "FAILED"), ("b", "TRIAL")):
+        repository.save_deployment(deployment(1, device=device, state=state))
+    repository.save_deployment(deployment(2, state="PENDING"))
+    assert repository.is_unfinished(1, final={"FAILED", "COMMITTED"})
+    repository.save_deployment(deployment(1, device="b", state="COMMITTED"))
+    assert not repository.is_unfinished(1, final={"FAILED", "COMMITTED"})
 
 
 def test_what_a_device_was_told_is_replaced(repository: Repository) -> None:

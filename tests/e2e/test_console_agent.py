@@ -2,8 +2,10 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agents import DEVICE, agent_process, append, fill, write_config
@@ -14,6 +16,7 @@ from edgeinfer.runtime.handoff import RuntimeDb, SyncDb, UpdateRow
 from edgeinfer.runtime.package import sha256_file
 from edgeinfer.runtime.trust import open_envelope
 from edgeinfer.sync import messages
+from edgeinfer.sync.mqtt import BrokerConfig, MqttLink
 from waiting import wait_until
 
 
@@ -93,6 +96,44 @@ def test_a_package_goes_down_and_its_job_is_followed(
             wait_until(lambda wanted=state: _state(console) == wanted, what=state)  # type: ignore[misc]  # no default is inferred
     assert fleet_rollouts(console_url=console.url)[0]["state"] == "FINISHED"
     buffer.close()
+
+
+def test_a_job_that_ends_while_the_console_is_away_is_heard_when_it_is_back(
+    tmp_path: Path, broker: Mosquitto, console: RunningConsole
+) -> None:
+    def told() -> bool:
+        with SyncDb(tmp_path / "sync" / "sync.db", read_only=True) as db:
+            return db.counter(f"job:{assignment.job}") == 1
+
+    fill(tmp_path, 10).close()
+    with RuntimeDb(tmp_path / "runtime" / "runtime.db") as runtime, agent_process(write_config(tmp_path, broker)):
+        wait_until(lambda: bool(console.get("/api/devices")["devices"]), what="the device to be known")
+        deploy(made_package(tmp_path / "p.edgepkg"), to=f"device:{DEVICE}", console_url=console.url)
+        assignment = _assigned(tmp_path, console)
+        row = UpdateRow(state="TRIAL", desired_version=1, job=assignment.job, model=assignment.model)
+        runtime.set_update(row)
+        wait_until(lambda: _state(console) == "TRIAL", what="the trial")
+        console.kill()
+        with _witness(broker, "ei/v1/+/d/+/up/job/#") as witness:
+            runtime.set_update(msgspec.structs.replace(row, state="COMMITTED", finished={row.job: "COMMITTED"}))
+            wait_until(lambda: witness.receive(0.1) is not None, what="the end to be said to nobody")
+        assert not told()
+        console.start()
+        wait_until(lambda: _state(console) == "COMMITTED", what="the end to be said again")
+        wait_until(told, what="the daemon to be told")
+    assert fleet_rollouts(console_url=console.url)[0]["state"] == "FINISHED"
+
+
+@contextmanager
+def _witness(broker: Mosquitto, topics: str) -> Iterator[MqttLink]:
+    """Somebody who listens and answers nothing."""
+    link = MqttLink(BrokerConfig(port=broker.port), client_id="witness", will=None, subscriptions=[(topics, 1)])
+    link.start()
+    try:
+        wait_until(lambda: link.connected, what="the witness")
+        yield link
+    finally:
+        link.stop()
 
 
 def _assigned(folder: Path, console: RunningConsole) -> messages.Assignment:

@@ -162,8 +162,11 @@ def test_wait_returns_when_the_device_is_done(console: RunningConsole, device: W
     package = made_package(tmp_path / "p.edgepkg")
     with pytest.raises(ConsoleError, match="dev-1 PENDING"):
         deploy(package, to="all", console_url=console.url, wait=True, timeout_s=0.2)
+    device.say("up/job/r1-1", messages.JobStatus("r1-1", 1, "TRIAL"))
     device.say("up/job/r1-1", messages.JobStatus("r1-1", 1, "COMMITTED"))
     wait_until(lambda: fleet_rollouts(console_url=console.url)[0]["state"] == "FINISHED", what="the rollout's end")
+    wait_until(lambda: bool(device.received_job_acks()), what="the acknowledgement")
+    assert device.job_acks == [messages.JobAck("r1-1", "COMMITTED")]
 
 
 def test_another_device_cannot_speak_of_a_job(

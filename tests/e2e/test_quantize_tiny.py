@@ -142,6 +142,29 @@ def test_one_format_alone_is_compared_with_its_own_float_model(
     assert {entry["engine"] for entry in document["candidates"]} == {engine}
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_onnx_alone_gives_a_package_without_calibration_samples_of_its_own(
+    data_dir: Path, tmp_path: Path, name: str
+) -> None:
+    """Static ranges depend on which samples are split off: another candidate must then keep the budget."""
+    samples = _samples(data_dir / "tiny", name)
+    del samples["x_calibration"]
+    np.savez(tmp_path / "samples.npz", allow_pickle=False, **samples)
+    document = quantize_model(
+        [data_dir / "tiny" / f"{name}.onnx"],
+        data=tmp_path / "samples.npz",
+        task=CASES[name].task,
+        name=name,
+        version="1.0.0",
+        output=tmp_path / "out.edgepkg",
+        max_drop=1.0,
+    )
+    installed = Store(tmp_path / "state").install(Path(document["package"]))
+    assert any(variant.precision != "fp32" for variant in installed.manifest.variants)
+    for variant in installed.manifest.variants:
+        assert run_gate(installed, variant=variant.id).variant == variant.id
+
+
 def test_calibration_samples_are_split_off_where_none_are_given(data_dir: Path, tmp_path: Path) -> None:
     samples = _samples(data_dir / "tiny", "kws")
     np.savez(tmp_path / "kws.npz", x=samples["x"], y=samples["y"])

@@ -11,8 +11,8 @@ import pytest
 
 from brokers import free_port
 from daemon_process import Daemon, configuration, results_of
+from edgeinfer.runtime.agent_view import AgentView
 from edgeinfer.runtime.buffer_reader import BufferReader
-from edgeinfer.runtime.daemon import AgentView
 from edgeinfer.runtime.handoff import RuntimeDb, SyncDb
 from edgeinfer.runtime.manifest import ImagePre
 from edgeinfer.runtime.results import Kind

@@ -5,6 +5,8 @@ import random
 import zlib
 from pathlib import Path
 
+import httpx
+
 from brokers import Mosquitto
 from consoles import RunningConsole, WireDevice, console_toml, made_results
 from edgeinfer.runtime.codec import JSON, encode
@@ -82,10 +84,7 @@ def test_everything_on_every_topic_and_the_honest_device_goes_on(tmp_path: Path)
 def test_a_bad_chunk_is_neither_stored_nor_acknowledged(tmp_path: Path) -> None:
     bad = {
         "crc32": _chunk(crc=1),
-        "expected 4 results": _chunk(n=4),
         "found a claim of": _chunk(n=0xFFFFFFFF),
-        "found 9": _chunk(codec=9),
-        "cannot be decoded": _chunk(codec=JSON),
         "sequence numbers from 1": _chunk(first_seq=0),
         "expected a chunk with crc32": _chunk()[:-5],
         "expected a chunk of at least": b"EI",
@@ -102,6 +101,28 @@ def test_a_bad_chunk_is_neither_stored_nor_acknowledged(tmp_path: Path) -> None:
             device.send("door", made_results(5))
             device.wait_acked(5)
             assert console.audit("dev-1")["stored"] == 5
+
+
+def test_what_came_whole_and_cannot_be_read_does_not_hold_up_the_rest(tmp_path: Path) -> None:
+    unreadable = (_chunk(n=4), _chunk(codec=9, first_seq=5), _chunk(codec=JSON, first_seq=8))
+    with Mosquitto(tmp_path) as broker:
+        config = console_toml(tmp_path, broker.port)
+        with RunningConsole(config) as console, WireDevice("dev-1", broker.port) as device:
+            device.come_online()
+            for payload in unreadable:
+                device.raw("up/res/door", payload)
+            device.send("door", made_results(5), first_seq=11)
+            device.wait_acked(15)
+            audit = console.audit("dev-1")
+            assert (audit["stored"], audit["undecodable"], audit["gaps"], audit["refused"]) == (5, 10, 0, 3)
+            assert not audit["complete"]
+            document = console.get("/api/devices/dev-1")
+            assert {absent["cause"] for absent in document["absent"]} == {"undecodable"}
+            assert all(
+                a["reason"] and a["reason"] in r["reason"]
+                for a, r in zip(document["absent"], document["refusals"], strict=True)
+            )
+            assert "10 undecodable" in httpx.get(f"{console.url}/devices/dev-1").text
 
 
 def test_numbers_too_large_for_the_database_are_refused(tmp_path: Path) -> None:
@@ -130,10 +151,19 @@ def test_a_device_cannot_open_gaps_without_end(tmp_path: Path) -> None:
             wait_until(lambda: console.audit("dev-1")["refused"] == 10, what="the limit")
             for name in ("a", "b", "c", "d"):
                 device.send(name, made_results(1), first_seq=1)
-            for epoch in (5, 6, 7):
+            wait_until(lambda: console.audit("dev-1")["refused"] == 12, what="the other limits")
+            stored = console.audit("dev-1")["stored"]
+            # Epoch 1 has gaps and stays; of the others, the older gives way.
+            for epoch in (7, 5, 6, 7):
                 device.epoch = epoch
                 device.send("door", made_results(1), first_seq=1)
-            wait_until(lambda: console.audit("dev-1")["refused"] == 14, what="the other limits")
+                device.wait_acked(1)
+            wait_until(lambda: console.audit("dev-1")["epochs"][0]["epoch"] == 7, what="the first one to come back")
+            audit = console.audit("dev-1")
+            assert [epoch["epoch"] for epoch in audit["epochs"]] == [7, 1]
+            assert (audit["stored"] - stored, audit["refused"]) == (3, 12)
+            assert audit["retired"]["stored"] == 3
+            assert "earlier ones" in httpx.get(f"{console.url}/devices/dev-1").text
 
 
 def test_gaps_are_named_and_what_fills_them_is_taken(tmp_path: Path) -> None:

@@ -227,6 +227,32 @@ def test_the_daemon_learns_that_the_console_was_told(
     assert daemon.counts("reported_version") == 3
 
 
+def test_an_end_is_told_until_the_console_has_stored_it(
+    tmp_path: Path, broker: Mosquitto, daemon: Daemon, console: TinyConsole
+) -> None:
+    console.die()
+    row = UpdateRow(state="COMMITTED", desired_version=3, job="job-1", model="m", finished={"job-1": "COMMITTED"})
+    daemon.is_in(row)
+    with pytest.raises(ConsoleError, match="acknowledge the end of job-1"):
+        Agent(sync_config(tmp_path, broker)).drain_once(0.5)  # the broker took it, and nobody else
+    assert daemon.counts("job:job-1") == 0
+    console.mute = True
+    console.live()
+    with running(sync_config(tmp_path, broker)):
+        wait_until(lambda: len(console.of("up/job/job-1")) == 1, what="the end")
+        daemon.is_in(msgspec.structs.replace(row, state="TRIAL", job="job-2"))
+        wait_until(lambda: bool(console.of("up/job/job-2")), what="the next job")
+        assert daemon.counts("job:job-1") == 0
+        console.mute = False
+        broker.kill()
+        broker.start()
+        # The agent may be back before the console, whose first word is what it wants on the device.
+        wait_until(lambda: console.say("down/desired", wish(3), retain=True), what="the console's first word")
+        wait_until(lambda: daemon.counts("job:job-1") == 1, what="the end to be told again")
+    assert {decode(raw, JobStatus).state for raw in console.of("up/job/job-1")} == {"COMMITTED"}
+    assert Agent(sync_config(tmp_path, broker)).drain_once(5.0).update == "TRIAL"
+
+
 def test_models_and_profile_are_reported(
     tmp_path: Path, broker: Mosquitto, daemon: Daemon, console: TinyConsole
 ) -> None:

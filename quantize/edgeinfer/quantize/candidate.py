@@ -1,5 +1,6 @@
 """Candidates: the files that are measured against each other, and how they are made from the given models."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,14 +77,19 @@ def _check_is_float(model: ModelFile) -> None:
 def make_candidates(model: ModelFile, calibration: Array, folder: Path, *, progress: Progress) -> list[Candidate]:
     """Every scheme that fits the model's format, written into `folder`.
 
-    A scheme that fails or does nothing gives a refused candidate: it is shown in the table, with its reason.
+    A scheme that fails, does nothing or does what another did gives a refused candidate: it is shown in the
+    table, with its reason.
     """
     made: list[Candidate] = []
+    contents: dict[bytes, str] = {}
     schemes = _schemes(model.engine)
     for index, scheme in enumerate(schemes):
         progress(f"making {scheme.id}", index / len(schemes))
         target = folder / f"{scheme.id}{model.path.suffix.lower()}"
         refused = _make(scheme, model, target, calibration)
+        if not refused:
+            first = contents.setdefault(hashlib.sha256(target.read_bytes()).digest(), scheme.id)
+            refused = f"is the same file as {first}" if first != scheme.id else ""
         made.append(Candidate(scheme.id, model.engine, scheme.precision, target, quantized=True, refused=refused))
     return made
 
@@ -92,7 +98,11 @@ def _schemes(engine: str) -> tuple[_Scheme, ...]:
     if engine == "onnx":
         from edgeinfer.quantize.schemes import onnx
 
-        return (_Scheme("onnx-u8s8", "int8", onnx.static_u8s8),)
+        return (
+            _Scheme("onnx-u8s8", "int8", onnx.static_u8s8),
+            _Scheme("onnx-u8s8-percentile", "int8", onnx.static_u8s8_percentile),
+            _Scheme("onnx-int8-dynamic", "int8-dynamic", onnx.dynamic_u8),
+        )
     from edgeinfer.quantize.schemes import litert
 
     return (

@@ -55,6 +55,7 @@ def quantize_command(
     with terminal_bar(f"quantizing {name} {version}") as progress:
         outcome = _search(request, progress)
     _tell_inferred(outcome.inferred)
+    _tell_float_first(outcome.document)
     sys.stdout.write(msgspec.json.encode(outcome.document).decode() + "\n" if as_json else outcome.table)
     sys.stdout.flush()
     _refuse_over_budget(outcome.document)
@@ -91,6 +92,7 @@ def quantize_model(
     )
     outcome = _search(request, progress)
     _tell_inferred(outcome.inferred)
+    _tell_float_first(outcome.document)
     _refuse_over_budget(outcome.document)
     return outcome.document
 
@@ -178,6 +180,19 @@ def _search(request: "Request", progress: Progress) -> "Outcome":
 def _tell_inferred(inferred: str) -> None:
     if inferred:
         sys.stderr.write(f"edgeinfer: preprocessing inferred: {inferred} (declare it with --preprocess)\n")
+
+
+def _tell_float_first(document: dict[str, Any]) -> None:
+    """Where quantizing gained nothing, say so: the package looks like success otherwise."""
+    chosen = document["chosen"]
+    if chosen is None or chosen["quantized"]:
+        return
+    quantized = [entry for entry in document["candidates"] if entry["quantized"]]
+    reasons = "; ".join(f"{entry['variant']}: {entry['reason']}" for entry in quantized)
+    sys.stderr.write(
+        f"edgeinfer: warning: the float model {chosen['variant']} stays first, the fastest within the budget "
+        f"({reasons})\n"
+    )
 
 
 def _refuse_over_budget(document: dict[str, Any]) -> None:

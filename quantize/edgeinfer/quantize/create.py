@@ -9,6 +9,7 @@ import numpy as np
 from edgeinfer.quantize.candidate import Candidate
 from edgeinfer.quantize.dataset import Samples, fit_to_model, load_samples
 from edgeinfer.quantize.evaluate import score_rows, threshold
+from edgeinfer.quantize.fit import check_fit
 from edgeinfer.quantize.golden import GOLDEN_COUNT, pick_inputs
 from edgeinfer.quantize.modelfile import ModelFile, is_integer, open_model
 from edgeinfer.quantize.pack import Contents, Identity, check_identity, read_labels, write_variants
@@ -58,10 +59,18 @@ def pack_models(request: CreateRequest) -> Created:
     samples = load_samples(request.data, task=request.identity.task) if request.data is not None else None
     declared = declare(request.preprocess, models[0].inputs[0], samples=samples.x if samples is not None else None)
     x = _inputs(models, declared, samples, where=str(request.data))
+    post = declare_post(
+        request.postprocess,
+        request.identity.task,
+        models[0].outputs,
+        threshold=0.0 if samples is not None else None,
+    )
+    for model in models:
+        check_fit(model.path, model, declared.preprocess, post, labels=labels)
     contents = Contents(
         variants=variants,
         preprocess=declared.preprocess,
-        postprocess=_postprocess(request, models[0], variants[0], x, samples),
+        postprocess=_postprocess(post, request, models[0], variants[0], x, samples),
         x=x,
         sources=request.models,
         labels=labels,
@@ -107,10 +116,15 @@ def _random_inputs(model: ModelFile, declared: Declared) -> Array:
 
 
 def _postprocess(
-    request: CreateRequest, model: ModelFile, variant: Candidate, x: Array, samples: Samples | None
+    post: Postprocess,
+    request: CreateRequest,
+    model: ModelFile,
+    variant: Candidate,
+    x: Array,
+    samples: Samples | None,
 ) -> Postprocess:
+    """`post` completed by what the first variant says of `x`."""
     task, spec = request.identity.task, request.postprocess
-    post = declare_post(spec, task, model.outputs, threshold=0.0 if samples is not None else None)
     if isinstance(post, ClassifyPost):
         scored = score_rows(variant, pick_inputs(x), post=post, threads=request.threads)
         return declare_post(spec, task, model.outputs, scores=scored.rows)

@@ -64,10 +64,11 @@ def load_samples(path: Path, *, task: Task) -> Samples:
     for name, array in (("x", x), ("x_calibration", calibration)):
         if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
             raise SamplesError(f"{path}: expected finite numbers in {name!r}, found NaN or infinity")
+    y = _labels(path, arrays, count=len(x), task=task)
     return Samples(
         x=x,
-        y=_labels(path, arrays, count=len(x), task=task),
-        group=_groups(path, arrays, count=len(x)),
+        y=y,
+        group=_groups(path, arrays, y),
         calibration=calibration,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
@@ -109,13 +110,20 @@ def _labels(path: Path, arrays: dict[str, Array], *, count: int, task: Task) -> 
     return labels
 
 
-def _groups(path: Path, arrays: dict[str, Array], *, count: int) -> Array | None:
+def _groups(path: Path, arrays: dict[str, Array], y: Array) -> Array | None:
     if "group" not in arrays:
         return None
-    if arrays["group"].shape != (count,):
-        raise SamplesError(f"{path}: expected 'group' of shape ({count},), found {arrays['group'].shape}")
-    _, numbered = np.unique(arrays["group"], return_inverse=True)
+    if arrays["group"].shape != y.shape:
+        raise SamplesError(f"{path}: expected 'group' of shape ({len(y)},), found {arrays['group'].shape}")
+    names, first, numbered = np.unique(arrays["group"], return_index=True, return_inverse=True)
     groups: Array = numbered.astype(np.int64)
+    mixed = np.unique(groups[y != y[first][groups]])
+    if len(mixed):
+        labels = np.unique(y[groups == mixed[0]])[:5].tolist()
+        raise SamplesError(
+            f"{path}: expected one label for all rows of a group, found {labels} in group {names[mixed[0]]} "
+            f"({len(mixed)} of {len(names)} groups are mixed)"
+        )
     return groups
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 
 from edgeinfer.quantize.candidate import Candidate
+from edgeinfer.quantize.fit import check_fit
 from edgeinfer.quantize.golden import golden_vectors, pick_inputs
+from edgeinfer.quantize.signing import load_key
 from edgeinfer.runtime.engines import Engine, load_engine
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import UsageError
@@ -81,7 +83,7 @@ def check_identity(identity: Identity) -> SigningKey | None:
         raise UsageError(f"{identity.output}: expected an existing folder to write to")
     if identity.output.is_dir():
         raise UsageError(f"{identity.output}: expected a file to write, found a folder")
-    return SigningKey.load(identity.sign_key) if identity.sign_key is not None else None
+    return load_key(identity.sign_key) if identity.sign_key is not None else None
 
 
 def read_labels(path: Path | None) -> bytes | None:
@@ -99,13 +101,15 @@ def read_labels(path: Path | None) -> bytes | None:
 
 
 def write_variants(identity: Identity, contents: Contents, *, key: SigningKey | None, threads: int = 1) -> str:
-    """Write the package and return its digest. Raises ModelError, PackageError."""
+    """Write the package and return its digest. Raises ConfigError where the declarations do not fit a variant,
+    UsageError where the labels do not, ModelError, PackageError."""
     files: dict[str, bytes | Path] = {}
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
         for candidate in contents.variants:
             engine = load_engine(candidate.engine, candidate.path, threads=threads)
             stack.callback(engine.close)
+            check_fit(candidate.path, engine, contents.preprocess, contents.postprocess, labels=contents.labels)
             engines[candidate.id] = engine
             files[_file_name(candidate)] = candidate.path
         variants = tuple(_variant(c, engines[c.id], contents.metrics.get(c.id)) for c in contents.variants)

@@ -47,7 +47,8 @@ def declare_post(
         return _classify(fields, outputs, scores)
     if task == "anomaly":
         return _anomaly(fields, outputs, threshold)
-    fields.setdefault("format", _detect_format(outputs))
+    if "format" not in fields:
+        fields["format"] = _detect_format(outputs)
     return parse_spec(fields, DetectPost, origin="--postprocess")
 
 

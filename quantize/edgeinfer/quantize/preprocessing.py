@@ -133,9 +133,14 @@ def _complete_image(fields: dict[str, Any], model_input: TensorSpec) -> None:
 
 
 def _check_fits(preprocess: Preprocess, model_input: TensorSpec) -> None:
-    """An image declaration must give what the model takes: the device would refuse it otherwise."""
-    if not isinstance(preprocess, ImagePre):
-        return
+    """A declaration must give what the model takes: the device would refuse each frame otherwise."""
+    if isinstance(preprocess, ImagePre):
+        _check_image(preprocess, model_input)
+    elif isinstance(preprocess, WindowPre):
+        _check_window(preprocess, model_input)
+
+
+def _check_image(preprocess: ImagePre, model_input: TensorSpec) -> None:
     channels = 1 if preprocess.color == "gray" else _COLORS
     size = (preprocess.height, preprocess.width)
     made = (*size, channels) if preprocess.layout == "nhwc" else (channels, *size)
@@ -143,6 +148,30 @@ def _check_fits(preprocess: Preprocess, model_input: TensorSpec) -> None:
         raise ConfigError(
             f"--preprocess: declares pictures {made} in {preprocess.layout}, the model takes {model_input.shape[1:]}"
         )
+    _check_scaling(preprocess, channels)
+
+
+def _check_window(preprocess: WindowPre, model_input: TensorSpec) -> None:
+    """A window (length, channels) is reshaped to the input: its rows must be those of the input's leading axes."""
+    shape, length = model_input.shape[1:], preprocess.length
+    size = math.prod(shape)
+    lengths = [math.prod(shape[:axes]) for axes in range(len(shape) + 1)]
+    fits = size % length == 0 if len(shape) == 1 else length in lengths
+    if not fits:
+        raise ConfigError(
+            f"--preprocess: declares a window of length {length}, the model takes {shape}",
+            hint=f"length={_window_length(model_input)}?",
+        )
+    channels = size // length
+    if preprocess.channels and len(preprocess.channels) != channels:
+        raise ConfigError(
+            f"--preprocess: expected {channels} channels for a window of length {length} and a model that takes "
+            f"{shape}, found {len(preprocess.channels)}: {', '.join(preprocess.channels)}"
+        )
+    _check_scaling(preprocess, channels)
+
+
+def _check_scaling(preprocess: ImagePre | WindowPre, channels: int) -> None:
     for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
         if len(values) not in {1, channels}:
             raise ConfigError(f"--preprocess: expected 1 or {channels} numbers for {name}, found {len(values)}")

@@ -14,6 +14,7 @@ from edgeinfer.quantize import report, search
 from edgeinfer.quantize.candidate import Candidate, float_candidates, make_candidates
 from edgeinfer.quantize.dataset import Samples, fit_to_model, load_samples, split
 from edgeinfer.quantize.evaluate import METRICS, threshold
+from edgeinfer.quantize.fit import check_fit
 from edgeinfer.quantize.measure import Measurement, measure_candidates
 from edgeinfer.quantize.modelfile import ModelFile, open_model
 from edgeinfer.quantize.pack import Contents, Identity, check_identity, read_labels, write_variants
@@ -69,6 +70,8 @@ def search_package(request: Request, *, progress: Progress = silent) -> Outcome:
     # The threshold of an anomaly model follows from the scores: none is needed to make them.
     post = declare_post(request.postprocess, request.identity.task, models[0].outputs, threshold=0.0)
     declared, samples = _prepare_samples(request, models)
+    for model in models:
+        check_fit(model.path, model, declared.preprocess, post, labels=labels)
     with tempfile.TemporaryDirectory(prefix="edgeinfer-quantize-") as folder:
         candidates = [*floats, *_make(models, samples, Path(folder), progress)]
         measured = measure_candidates(

@@ -6,7 +6,7 @@ from edgeinfer.runtime.errors import UsageError
 from edgeinfer.runtime.package import PackageFile, write_package
 from edgeinfer.runtime.trust import SigningKey, key_id
 
-__all__ = ["make_key", "sign_package"]
+__all__ = ["load_key", "make_key", "sign_package"]
 
 
 def make_key(output: Path) -> tuple[Path, Path]:
@@ -24,6 +24,13 @@ def make_key(output: Path) -> tuple[Path, Path]:
     return output, public
 
 
+def load_key(path: Path) -> SigningKey:
+    """The private key in `path`. Raises UsageError where there is no such file, SignatureError where it holds none."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such key file", hint="make a key: edgeinfer package keygen PATH")
+    return SigningKey.load(path)
+
+
 def sign_package(path: Path, key_file: Path) -> str:
     """Add a signature by the key in `key_file`, in place; returns the key's id. The digest stays the same.
 
@@ -32,7 +39,7 @@ def sign_package(path: Path, key_file: Path) -> str:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such package")
-    key = SigningKey.load(key_file)
+    key = load_key(key_file)
     identity = key_id(key.public)
     with PackageFile(path) as package:
         package.verify_files()

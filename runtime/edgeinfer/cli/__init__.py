@@ -7,6 +7,7 @@ The services (`run`, `sync`, `console`) never load Typer: on a device it costs 0
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from edgeinfer.runtime.errors import DependencyError, EdgeInferError
@@ -39,14 +40,11 @@ _INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with `argv` (without the program's name). Returns the exit status.
-
-    Raises nothing, unless --debug asks for the traceback.
-    """
+    """Run the command with `argv` (without the program's name). Returns the exit status; raises nothing."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    while arguments[:1] == ["--debug"]:
+    if "--debug" in arguments:  # wherever it stands: who adds it to a command that failed puts it last
         os.environ[_DEBUG_VARIABLE] = "1"  # the environment, so that child processes follow
-        del arguments[0]
+        arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         return _guarded(lambda: _dispatch(arguments))
     finally:
@@ -83,7 +81,7 @@ def _version() -> str:
 
 
 def _guarded(command: Callable[[], int]) -> int:
-    """The one place where errors end. With --debug they go on, so that Python shows where they come from."""
+    """The one place where errors end."""
     try:
         return command()
     except KeyboardInterrupt:
@@ -126,8 +124,7 @@ def _missing_extra(error: ImportError) -> DependencyError | None:
 
 
 def _report(error: EdgeInferError, cause: BaseException | None = None) -> int:
-    if _debugging():
-        raise cause or error
+    _show_traceback(cause or error)
     sys.stderr.write(f"edgeinfer: error: {error.message}\n")
     if error.hint:
         sys.stderr.write(f"  hint: {error.hint}\n")
@@ -135,15 +132,16 @@ def _report(error: EdgeInferError, cause: BaseException | None = None) -> int:
 
 
 def _report_unexpected(error: Exception) -> int:
-    if _debugging():
-        raise error
+    _show_traceback(error)
     sys.stderr.write(f"edgeinfer: error: unexpected {type(error).__name__}: {error}\n")
     sys.stderr.write("  hint: edgeinfer --debug COMMAND shows where it comes from\n")
     return _FAILED
 
 
-def _debugging() -> bool:
-    return os.environ.get(_DEBUG_VARIABLE, "") not in {"", "0"}
+def _show_traceback(error: BaseException) -> None:
+    """With --debug: where it comes from. The message and the exit status stay what they are."""
+    if os.environ.get(_DEBUG_VARIABLE, "") not in {"", "0"}:
+        traceback.print_exception(error)
 
 
 def _flush_quietly() -> None:

@@ -1,7 +1,7 @@
 """Commands about this device: what it holds, whether anything is missing, how fast it is, what is wrong with it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,8 @@ from edgeinfer.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeinfer.runtime.inspect import Audit, StoredResult
+
+    Labels = dict[str, tuple[str, ...]]
 
 __all__ = ["audit", "bench", "doctor", "probe", "results"]
 
@@ -57,21 +59,46 @@ def results(
     as_json: JsonFlag = False,
 ) -> None:
     """Show the results that this device still holds."""
+    from edgeinfer.runtime.inspect import label_names
     from edgeinfer.runtime.inspect import results as read_results
 
     if follow and as_json:
         raise UsageError("--follow never ends, and --json prints one document: choose one of them")
     folder = _folders(config, state_dir)[0]
-    found = read_results(folder, pipeline=pipeline, limit=limit)
+    found, labels = read_results(folder, pipeline=pipeline, limit=limit), label_names(folder)
     if as_json:
-        print_json({"results": found})
+        print_json({"results": [_document(stored, labels) for stored in found]})
         return
-    _print_results(found)
+    _print_results(found, labels)
     if follow:
-        _follow(folder, pipeline, found[-1].seq if found else 0)
+        _follow(folder, pipeline, found[-1].seq if found else 0, labels)
 
 
-def _follow(folder: Path, pipeline: str, after_seq: int) -> None:
+def _document(stored: "StoredResult", labels: "Labels") -> dict[str, Any]:
+    """A result for a program that knows nothing of how it is stored: names for numbers, every field there."""
+    result = stored.result
+    items = [
+        {
+            "label": item.label,
+            "name": _name(item.label, labels.get(stored.pipeline)),
+            "score": item.score,
+            "box": item.box,
+        }
+        for item in result.items
+    ]
+    fields = {name: getattr(result, name) for name in ("t_ns", "frame", "latency_us", "age_us", "extra")}
+    return {
+        "seq": stored.seq,
+        "pipeline": stored.pipeline,
+        "result": {"kind": result.kind.name.lower(), **fields, "items": items},
+    }
+
+
+def _name(label: int, labels: "tuple[str, ...] | None") -> str:
+    return labels[label] if labels and 0 <= label < len(labels) else str(label)
+
+
+def _follow(folder: Path, pipeline: str, after_seq: int, labels: "Labels") -> None:
     import sys
     import time
 
@@ -79,19 +106,20 @@ def _follow(folder: Path, pipeline: str, after_seq: int) -> None:
 
     while True:
         found = read_results(folder, pipeline=pipeline, after_seq=after_seq, limit=1000)
-        _print_results(found)
+        _print_results(found, labels)
         sys.stdout.flush()
         after_seq = found[-1].seq if found else after_seq
         time.sleep(_FOLLOW_PAUSE_S)
 
 
-def _print_results(found: "list[StoredResult]") -> None:
+def _print_results(found: "list[StoredResult]", labels: "Labels") -> None:
     import datetime as dt
 
     for stored in found:
         result = stored.result
         moment = dt.datetime.fromtimestamp(result.t_ns / 1e9, tz=dt.UTC)
-        items = " ".join(f"{item.label}:{item.score:.3f}" for item in result.items)
+        known = labels.get(stored.pipeline)
+        items = " ".join(f"{_name(item.label, known)}:{item.score:.3f}" for item in result.items)
         extra = " ".join(f"{key}={value}" for key, value in (result.extra or {}).items())
         print_line(
             f"{stored.seq} {moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z {stored.pipeline} "
@@ -126,7 +154,10 @@ def _print_audit(found: "Audit") -> None:
     print_line(f"{'gaps':<14}{gaps or 'none'}")
     frames = ", ".join(f"{count} {state}" for state, count in sorted(found.frames.items()))
     print_line(f"{'frames':<14}{frames or 'none'}")
-    print_line("nothing is missing" if found.ok else "SOMETHING IS MISSING OR DAMAGED")
+    if found.ok and found.evicted:
+        print_line(f"{found.evicted} results were given up because the buffer was full; nothing else is missing")
+    else:
+        print_line("nothing is missing" if found.ok else "SOMETHING IS MISSING OR DAMAGED")
 
 
 def _folders(config: Path | None, state_dir: Path | None) -> tuple[Path, Path | None]:

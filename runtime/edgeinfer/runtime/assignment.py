@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import RefusedError
 
 __all__ = ["AssignedPackage", "AssignmentDocument", "next_assignment", "read_assignment"]
@@ -37,7 +38,7 @@ def read_assignment(payload: bytes, *, device: str, at_least: int = 0) -> Assign
     that is none."""
     try:
         document = msgspec.json.decode(payload, type=AssignmentDocument)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except MALFORMED as error:
         raise RefusedError(f"the signed assignment cannot be read: {error}") from error
     if document.device != device:
         raise RefusedError(f"expected an assignment for device {device!r}, found one for {document.device!r}")

@@ -15,7 +15,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +23,7 @@ import msgspec
 
 from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.buffer_store import BufferStore, NewChunk
-from edgeinfer.runtime.chunk import StoredChunk
+from edgeinfer.runtime.chunk import MAX_BODY_BYTES, StoredChunk
 from edgeinfer.runtime.codec import encode
 from edgeinfer.runtime.config import Section
 from edgeinfer.runtime.errors import BufferStorageError, CodecError
@@ -33,8 +33,10 @@ __all__ = ["Buffer", "BufferConfig", "BufferReader", "StoredChunk"]
 
 logger = logging.getLogger(__name__)
 
-# Beyond this many results in memory, append() waits for the disk: a stuck disk must not eat the memory.
-_MAX_PENDING = 20_000
+# Beyond this many results and items in memory, some 15 MB, append() waits for the disk: a stuck one must not eat
+# the memory.
+_MAX_PENDING = 50_000
+_CLOSE_GRACE_S = 0.3
 _MAX_RETRY_WAIT_S = 5.0
 
 
@@ -52,13 +54,28 @@ class BufferConfig(Section, frozen=True):
 class Buffer:
     """The writer's side. `append` may be called from any thread; one thread owns the database.
 
+    `acknowledged(epoch)` tells up to which number results are delivered and may go. The writer's thread calls it,
+    so it must neither wait nor raise. `seen(epoch)` is asked once, here: the highest number that ever left the
+    device, which is never given out again. By default, it is what is acknowledged.
+
     Raises BufferStorageError where the file cannot be opened or another process is its writer.
     """
 
-    def __init__(self, config: BufferConfig, *, acknowledged: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        config: BufferConfig,
+        *,
+        acknowledged: Callable[[int], int],
+        seen: Callable[[int], int] | None = None,
+    ) -> None:
         self._config = config
         self._acknowledged = acknowledged
         self._store = BufferStore(Path(config.path), max_bytes=config.max_bytes)
+        try:
+            self._keep_numbers_unique(seen or acknowledged)
+        except BaseException:
+            self._store.close()
+            raise
         self.error = ""
         self._durable_seq = self._store.next_seq - 1
         self._lock = threading.Lock()
@@ -66,14 +83,17 @@ class Buffer:
         self._wake = threading.Event()
         self._pending: dict[str, list[Result]] = {}
         self._pending_count = 0
+        self._pending_weight = 0
         self._flush_wanted = False
+        self._waits = True
+        self._crashed = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="buffer-writer", daemon=True)
         self._thread.start()
 
     @property
     def epoch(self) -> int:
-        """Names this numbering; it changes only when a damaged file had to be set aside."""
+        """Names this numbering; it changes only when a damaged file had to be set aside, or the medium lost commits."""
         return self._store.epoch
 
     @property
@@ -86,23 +106,42 @@ class Buffer:
         """Results that are not on disk yet."""
         return self._pending_count
 
+    @property
+    def alive(self) -> bool:
+        """Whether there is a thread that writes. Without one, only a restart helps."""
+        return self._thread.is_alive()
+
     def append(self, pipeline: str, result: Result) -> None:
-        """Hand over a result. Returns at once unless the disk has been stuck for 20,000 results."""
+        """Hand over a result. Returns at once unless the disk has been stuck for so long that memory is short;
+        counts of frames, which are few, never wait. Raises BufferStorageError once the buffer is closed, and
+        where it would have to wait after `stop_waiting`."""
+        weight = _weight(result)
         with self._lock:
-            while self._pending_count >= _MAX_PENDING and not self._closing.is_set():
+            while self._is_full() and result.kind is not Kind.FRAMES and self._waits and not self._is_closed():
+                self._flush_wanted = True
+                self._wake.set()
                 self._drained.wait()
-            if self._closing.is_set():
+            if self._is_closed():
                 raise BufferStorageError(f"{self._config.path}: the buffer is closed")
+            if self._is_full() and result.kind is not Kind.FRAMES:
+                raise BufferStorageError(f"{self._config.path}: the buffer is closing and its disk is stuck")
             rows = self._pending.get(pipeline)
             if rows is None:
                 rows = self._pending[pipeline] = []
             rows.append(result)
             self._pending_count += 1
+            self._pending_weight += weight
             urgent = len(rows) >= self._config.chunk_results or result.kind is Kind.EVENT
             if result.kind is Kind.EVENT:
                 self._flush_wanted = True
         if urgent:
             self._wake.set()
+
+    def stop_waiting(self) -> None:
+        """From now on no `append` waits for the disk, and those that do are sent away: the end is near."""
+        with self._drained:
+            self._waits = False
+            self._drained.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
         """Ask for everything so far to be made durable; False if that took longer than `timeout_s`."""
@@ -119,15 +158,50 @@ class Buffer:
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Make everything durable and close the file. False if the disk did not take it within `timeout_s`."""
-        flushed = self.flush(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        self.stop_waiting()
+        self.flush(timeout_s)
         with self._lock:
             self._closing.set()
             self._drained.notify_all()
         self._wake.set()
-        self._thread.join(timeout_s)
-        return flushed
+        self._thread.join(max(_CLOSE_GRACE_S, deadline - time.monotonic()))
+        lost = self._pending_count
+        if lost:
+            logger.error("event=buffer_lost results=%d error=%s", lost, self.error or "the disk is slow")
+        return not lost
+
+    def _is_full(self) -> bool:
+        return self._pending_weight >= _MAX_PENDING
+
+    def _is_closed(self) -> bool:
+        return self._closing.is_set() or self._crashed
+
+    def _keep_numbers_unique(self, seen: Callable[[int], int]) -> None:
+        """Begin a new epoch where numbers that this file would give out next were given out before."""
+        highest = seen(self._store.epoch)
+        if highest < self._store.next_seq:
+            return
+        logger.error(
+            "event=buffer_behind next_seq=%d seen=%d reason=%r",
+            self._store.next_seq, highest, "the medium lost commits, or an old copy was put back",
+        )  # fmt: skip
+        self._store.acknowledged = self._acknowledged(self._store.epoch)
+        self._store.begin_epoch()
 
     def _run(self) -> None:
+        try:
+            self._write_until_closed()
+        except Exception as error:
+            logger.exception("event=buffer_writer_crashed")
+            self.error = f"internal error in the writer's thread: {error}"
+            with self._drained:
+                self._crashed = True
+                self._drained.notify_all()
+        finally:
+            self._store.close()
+
+    def _write_until_closed(self) -> None:
         next_flush = time.monotonic() + self._config.flush_interval_s
         while True:
             self._wake.wait(max(0.0, next_flush - time.monotonic()))
@@ -143,10 +217,9 @@ class Buffer:
             if batches:
                 self._write(batches)
             if closing:
-                break
+                return
             if partial:
                 self._drop_acknowledged()
-        self._store.close()
 
     def _take(self, *, partial: bool) -> list[tuple[str, list[Result]]]:
         """Cut what is pending into chunks; without `partial`, full ones only."""
@@ -159,19 +232,30 @@ class Buffer:
         return batches
 
     def _write(self, batches: Sequence[tuple[str, list[Result]]]) -> None:
-        chunks = [chunk for pipeline, rows in batches for chunk in _pack(pipeline, rows)]
+        limit = self._store.commit_bytes
+        packed = [part for pipeline, rows in batches for part in _pack(pipeline, rows, min(limit, MAX_BODY_BYTES))]
+        for group in _groups(packed, limit):
+            chunks = [part.chunk for part in group if part.chunk is not None]
+            if chunks and not self._write_group(chunks):
+                return  # closing: what is pending now is lost
+            with self._drained:
+                self._durable_seq = self._store.next_seq - 1
+                self._pending_count -= sum(part.n for part in group)
+                self._pending_weight -= sum(part.weight for part in group)
+                self._drained.notify_all()
+
+    def _write_group(self, chunks: Sequence[NewChunk]) -> bool:
+        """Try until it is written; False where the buffer is being closed and the disk does not take it."""
         wait_s = 0.1
+        self._store.acknowledged = self._acknowledged(self.epoch)
         while not self._try_write(chunks):
             if self._closing.is_set():
-                logger.error("event=buffer_lost results=%d reason=closing", sum(c.n for c in chunks))
-                return
+                return False
             # Other writers share the medium: a random wait keeps retries apart.
             self._closing.wait(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(2 * wait_s, _MAX_RETRY_WAIT_S)
-        with self._drained:
-            self._durable_seq = self._store.next_seq - 1
-            self._pending_count -= sum(len(rows) for _, rows in batches)
-            self._drained.notify_all()
+            self._store.acknowledged = self._acknowledged(self.epoch)
+        return True
 
     def _try_write(self, chunks: Sequence[NewChunk]) -> bool:
         try:
@@ -193,16 +277,48 @@ class Buffer:
             logger.warning("event=buffer_drop_failed error=%s", error)
 
 
-def _pack(pipeline: str, rows: list[Result]) -> list[NewChunk]:
+class _Packed(msgspec.Struct, frozen=True):
+    """`n` pending results; without a chunk, they are lost."""
+
+    n: int
+    weight: int
+    chunk: NewChunk | None
+
+
+def _pack(pipeline: str, rows: list[Result], max_bytes: int) -> list[_Packed]:
     """One chunk; more where one would be too large. A result that no chunk can hold is given up."""
+    weight = sum(map(_weight, rows))
     try:
-        return [NewChunk(pipeline, len(rows), rows[0].t_ns, encode(rows), _frames(rows))]
+        body = encode(rows)
+        if len(body) > max_bytes:
+            raise CodecError(f"expected a chunk of at most {max_bytes} bytes, found {len(body)}")  # noqa: TRY301 - split as others are
+        return [_Packed(len(rows), weight, NewChunk(pipeline, len(rows), rows[0].t_ns, body, _frames(rows)))]
     except CodecError as error:
         if len(rows) == 1:
             logger.error("event=result_lost pipeline=%s error=%s", pipeline, error)  # noqa: TRY400 - said in full
-            return []
+            return [_Packed(1, weight, None)]
     middle = len(rows) // 2
-    return _pack(pipeline, rows[:middle]) + _pack(pipeline, rows[middle:])
+    return _pack(pipeline, rows[:middle], max_bytes) + _pack(pipeline, rows[middle:], max_bytes)
+
+
+def _groups(packed: Sequence[_Packed], max_bytes: int) -> Iterator[list[_Packed]]:
+    """What is committed at once. One commit for all might be more than the whole file may hold."""
+    group: list[_Packed] = []
+    room = max_bytes
+    for part in packed:
+        size = 0 if part.chunk is None else len(part.chunk.body)
+        if group and size > room:
+            yield group
+            group, room = [], max_bytes
+        group.append(part)
+        room -= size
+    if group:
+        yield group
+
+
+def _weight(result: Result) -> int:
+    """What a pending result counts for in memory: itself and its items."""
+    return 1 + len(result.items)
 
 
 def _frames(rows: list[Result]) -> dict[str, int]:

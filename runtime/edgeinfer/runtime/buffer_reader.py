@@ -1,15 +1,12 @@
 """Reads the results buffer from any process, and never blocks its writer. Imports nothing heavy."""
 
 import sqlite3
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-import msgspec
-
-from edgeinfer.runtime.chunk import EVICTED_PIPELINE, TOMBSTONE, StoredChunk
+from edgeinfer.runtime.chunk import TOMBSTONE, StoredChunk, tombstone
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import open_read_only
 
@@ -22,7 +19,7 @@ class BufferReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db = open_read_only(path)
-        self.epoch = self._meta("epoch")
+        self._meta("epoch")  # refuses what is no buffer
 
     def __enter__(self) -> Self:
         return self
@@ -32,6 +29,11 @@ class BufferReader:
 
     def close(self) -> None:
         self._db.close()
+
+    @property
+    def epoch(self) -> int:
+        """Names the numbering; read anew, because the writer may begin another one in the same file."""
+        return self._meta("epoch")
 
     def durable_seq(self) -> int:
         """The highest sequence number on disk; 0 for none."""
@@ -50,7 +52,7 @@ class BufferReader:
     def chunks(self, after_seq: int, *, limit: int) -> list[StoredChunk]:
         """Up to `limit` chunks in order, beginning with the one that holds the first number beyond `after_seq`."""
         with self._snapshot():
-            found = [chunk for chunk in self._tombstones() if chunk.last_seq > after_seq]
+            found = [chunk for chunk in self._tombstones(after_seq, limit) if chunk.last_seq > after_seq]
             for table in self._tables():
                 if sum(1 for chunk in found if chunk.codec != TOMBSTONE) >= limit:
                     break
@@ -85,22 +87,18 @@ class BufferReader:
         chunks = [StoredChunk(*row) for row in rows]  # type: ignore[arg-type]  # the table is STRICT
         return [chunk for chunk in chunks if chunk.last_seq > after_seq]
 
-    def _tombstones(self) -> list[StoredChunk]:
-        chunks = []
-        for first_seq, n, t0_ns, reason in self._rows("SELECT first_seq, n, t0_ns, reason FROM tombstone"):
-            body = msgspec.json.encode({"reason": reason, "n": n})
-            chunks.append(
-                StoredChunk(
-                    int(str(first_seq)),
-                    int(str(n)),
-                    int(str(t0_ns)),
-                    EVICTED_PIPELINE,
-                    TOMBSTONE,
-                    zlib.crc32(body),
-                    body,
-                )
-            )
-        return chunks
+    def _tombstones(self, after_seq: int, limit: int) -> list[StoredChunk]:
+        rows = self._rows(
+            """SELECT first_seq, n, t0_ns, reason FROM tombstone
+            WHERE first_seq >= coalesce((SELECT max(first_seq) FROM tombstone WHERE first_seq <= ?1), 0)
+            ORDER BY first_seq LIMIT ?2""",
+            after_seq + 1,
+            limit + 1,
+        )
+        return [
+            tombstone(int(str(first_seq)), int(str(n)), t0_ns=int(str(t0_ns)), reason=str(reason))
+            for first_seq, n, t0_ns, reason in rows
+        ]
 
     def _tables(self) -> list[str]:
         return [f"seg_{number}" for (number,) in self._rows("SELECT id FROM segment ORDER BY id")]

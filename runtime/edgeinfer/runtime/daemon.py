@@ -10,26 +10,31 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
 
+from edgeinfer.runtime.agent_view import AcknowledgedReader, AgentView
+from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.buffer import Buffer
 from edgeinfer.runtime.config import load_config
 from edgeinfer.runtime.engines.base import engine_versions
-from edgeinfer.runtime.errors import BufferStorageError, ConfigError, EdgeInferError
-from edgeinfer.runtime.handoff import RuntimeDb, SyncDb
+from edgeinfer.runtime.errors import BufferStorageError, ConfigError, EdgeInferError, SourceError
+from edgeinfer.runtime.frame import FrameState
+from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.logs import set_up_logging
 from edgeinfer.runtime.notify import notify, reloading, watchdog_interval_s
+from edgeinfer.runtime.pipeline import Pipeline
 from edgeinfer.runtime.pipelines import PipelineSet
 from edgeinfer.runtime.settings import RuntimeConfig
 from edgeinfer.runtime.slots import Slots
-from edgeinfer.runtime.status import final_document, status_document
+from edgeinfer.runtime.status import StatusBoard, final_document
 from edgeinfer.runtime.store import Store
 from edgeinfer.runtime.updater import Updater
-from edgeinfer.runtime.watched import Watched
 
 __all__ = ["Daemon", "main"]
 
@@ -37,59 +42,46 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_CONFIG = Path("/etc/edgeinfer/edgeinfer.toml")
 _TICK_S = 0.1
-_STATUS_EVERY = 10  # ticks: each status is a write, though not a sync
+_STATUS_EVERY = 10  # ticks
 _UPDATE_INTERVAL_S = 0.25
 # An engine call that takes longer than this is stuck: the watchdog is no longer fed and ends the daemon.
 _STUCK_S = 60.0
-
-
-class AgentView:
-    """What the daemon reads of the agent's database, which comes and goes. Used from one thread."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._watched = None if path is None else Watched(path, lambda found: SyncDb(found, read_only=True))
-
-    def db(self) -> SyncDb | None:
-        return None if self._watched is None else self._watched.current()
-
-    def acknowledged(self, epoch: int) -> int:
-        """0 while the agent's database cannot be read: nothing is dropped then."""
-        db = self.db()
-        if db is None or self._watched is None:
-            return 0
-        try:
-            return db.acknowledged(epoch)
-        except BufferStorageError as error:
-            self._watched.failed(error)
-            return 0
+# What a signal to end may take: the pipelines first, the rest (and no less than the least) is the buffer's.
+_END_S = 1.5
+_END_PIPELINES_S = 1.0
+_END_BUFFER_LEAST_S = 0.5
+# Nobody waits for a run until the end of its sources; its last results may take a slow disk.
+_UNHURRIED_S = 10.0
 
 
 class Daemon:
-    """Raises on construction where the configuration cannot be run; `stop` and `reload` may be set by
-    signal handlers."""
+    """Raises on construction where the configuration cannot be run; `ending` and `reload_wanted` are
+    set by signal handlers."""
 
     def __init__(self, config_path: Path, config: RuntimeConfig, *, until_end: bool = False) -> None:
         self._config_path = config_path
         self._config = config
         self._until_end = until_end
         self.stop = threading.Event()
-        self.reload = threading.Event()
+        # Plain flags for signal handlers: one that sets an Event while the main thread waits on it can deadlock.
+        self.ending = False
+        self.reload_wanted = False
         state_dir = Path(config.state_dir)
         sync_path = Path(config.sync.state_dir) / "sync.db" if config.sync.state_dir else None
         self._make_state_dir(state_dir)
         self._store = Store(state_dir)
         self._db = RuntimeDb(state_dir / "runtime.db")
-        self._status_db = RuntimeDb(state_dir / "runtime.db")
+        self._status = StatusBoard(RuntimeDb(state_dir / "runtime.db"))
         buffer_config = config.buffer
         if not buffer_config.path:
             buffer_config = msgspec.structs.replace(buffer_config, path=str(state_dir / "buffer.db"))
-        self._buffer_view = AgentView(sync_path)
+        self._acknowledged = AcknowledgedReader(sync_path)
         self._update_view = AgentView(sync_path)
-        self.buffer = Buffer(buffer_config, acknowledged=self._buffer_view.acknowledged)
+        self.buffer = Buffer(buffer_config, acknowledged=self._acknowledged.acknowledged, seen=self._acknowledged.seen)
         slots = Slots(self._db, self._store)
         self.pipelines = PipelineSet(store=self._store, slots=slots, append=self.buffer.append, until_end=until_end)
         self._updater_parts = (self._db, slots)
-        self._about: dict[str, Any] = {}
+        self._about: dict[str, Any] = {"device": config.device}
 
     def run(self) -> None:
         """Until the stop event, or with `until_end` until every source has ended. Everything that was
@@ -103,26 +95,36 @@ class Daemon:
             self._watch()
         finally:
             notify("STOPPING=1")
-            self.stop.set()
-            self.pipelines.stop()
-            durable = self.buffer.close()
-            self._publish_status()
+            durable = self._end()
+            self._publish_status(always=True)
             logger.info("event=stopped durable_seq=%d", self.buffer.durable_seq)
         if not durable:
             raise BufferStorageError(
                 f"{self.buffer.pending} results could not be made durable: {self.buffer.error or 'the disk is slow'}"
             )
 
+    def _end(self) -> bool:
+        """Stop everything, whatever the disk does. Whether all results are durable."""
+        hurried = self.ending or self.stop.is_set()
+        deadline = time.monotonic() + (_END_S if hurried else _UNHURRIED_S)
+        self.stop.set()
+        self._acknowledged.stop()
+        self.buffer.stop_waiting()
+        self.pipelines.stop(_END_PIPELINES_S)
+        return self.buffer.close(max(_END_BUFFER_LEAST_S, deadline - time.monotonic()))
+
     def _watch(self) -> None:
         """The main thread's loop: reloads, watchdog, status, the end."""
         interval_s = watchdog_interval_s()
         watchdog_every = max(1, int(interval_s / _TICK_S)) if interval_s else 0
         tick = 0
-        while not self.stop.wait(_TICK_S):
-            if self.reload.is_set():
-                self.reload.clear()
+        while not (self.ending or self.stop.is_set()):
+            time.sleep(_TICK_S)
+            if self.reload_wanted:
+                self.reload_wanted = False
                 self._reload()
-            if watchdog_every and tick % watchdog_every == 0 and self.pipelines.stuck_s() < _STUCK_S:
+            healthy = self.pipelines.stuck_s() < _STUCK_S and self.buffer.alive
+            if watchdog_every and tick % watchdog_every == 0 and healthy:
                 notify("WATCHDOG=1")
             if tick == _STATUS_EVERY:
                 self._describe_device()
@@ -133,16 +135,25 @@ class Daemon:
             tick += 1
 
     def _update(self) -> None:
-        """The updater's thread. Its database connection is its own."""
+        """The updater's thread. Its database connection is its own. It ends with the daemon alone: a device
+        whose updater has died can be mended only by hand."""
+        backoff = Backoff()
+        while not self.stop.is_set():
+            try:
+                self._walk_updates()
+            except EdgeInferError as error:
+                logger.warning("event=updater_waits error=%s", error)
+            except Exception:
+                logger.exception("event=updater_crashed")
+            self.stop.wait(backoff.next())
+
+    def _walk_updates(self) -> None:
         db, slots = self._updater_parts
-        try:
-            updater = Updater(
-                self._config, store=self._store, db=db, slots=slots, running=self.pipelines, sync=self._update_view.db
-            )
-            while not self.stop.wait(_UPDATE_INTERVAL_S):
-                updater.tick()
-        except Exception:
-            logger.exception("event=updater_crashed")
+        updater = Updater(
+            self._config, store=self._store, db=db, slots=slots, running=self.pipelines, sync=self._update_view.db
+        )
+        while not self.stop.wait(_UPDATE_INTERVAL_S):
+            updater.tick()
 
     def _reload(self) -> None:
         """Read the configuration again; one that is wrong is reported and the old one stays."""
@@ -163,11 +174,11 @@ class Daemon:
         """Once, after the pipelines are under way: the profile is worth no delay of the first result."""
         from edgeinfer.devices.probe import probe
 
-        self._about = {"profile": msgspec.to_builtins(probe()), "engines": engine_versions()}
+        self._about |= {"profile": msgspec.to_builtins(probe()), "engines": engine_versions()}
 
-    def _publish_status(self) -> None:
+    def _publish_status(self, *, always: bool = False) -> None:
         try:
-            self._status_db.set_status(status_document(self.pipelines.all(), self.buffer, about=self._about))
+            self._status.show(self.pipelines.all(), self.buffer, about=self._about, always=always)
         except BufferStorageError as error:
             logger.warning("event=status_failed error=%s", error)
 
@@ -187,9 +198,7 @@ def main(argv: Sequence[str]) -> int:
     config = load_config(arguments.config, RuntimeConfig)
     set_up_logging(arguments.log_level or config.log_level)
     daemon = Daemon(arguments.config, config, until_end=arguments.until_end)
-    signal.signal(signal.SIGTERM, lambda *_: daemon.stop.set())
-    signal.signal(signal.SIGINT, lambda *_: daemon.stop.set())
-    signal.signal(signal.SIGHUP, lambda *_: daemon.reload.set())
+    _listen_to_signals(daemon)
     daemon.run()
     document = final_document(daemon.pipelines.all(), daemon.buffer)
     if arguments.json:
@@ -199,7 +208,27 @@ def main(argv: Sequence[str]) -> int:
     failed = next((pipeline.failed for pipeline in daemon.pipelines.all() if pipeline.failed is not None), None)
     if failed is not None:
         raise failed
+    useless = next((p for p in daemon.pipelines.all() if arguments.until_end and _inferred_nothing(p)), None)
+    if useless is not None:
+        raise SourceError(f"pipeline {useless.config.name!r}: every frame failed: {useless.status.error}")
     return 0
+
+
+def _inferred_nothing(pipeline: Pipeline) -> bool:
+    counts = pipeline.counts.totals()
+    return bool(counts[FrameState.FAILED]) and not counts[FrameState.INFERRED]
+
+
+def _listen_to_signals(daemon: Daemon) -> None:
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        daemon.ending = True
+
+    def reload(_signal: int, _frame: FrameType | None) -> None:
+        daemon.reload_wanted = True
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGHUP, reload)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -211,7 +240,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=_DEFAULT_CONFIG, metavar="FILE", help="edgeinfer.toml")
     parser.add_argument("--until-end", action="store_true", help="stop when every source has ended")
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
-    parser.add_argument("--log-level", default="", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR")
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+    parser.add_argument(
+        "--log-level", default="", type=str.upper, choices=levels, help="in place of the configured one"
+    )
     return parser.parse_args(argv)
 
 

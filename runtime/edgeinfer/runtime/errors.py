@@ -12,6 +12,7 @@
     ├── ModelError                exit 1  a model file cannot be loaded or run
     ├── SourceError               exit 1  a source cannot be read (recoverable: it is tried again)
     ├── BufferStorageError        exit 1  the results buffer cannot be read or written
+    ├── StorageError              exit 1  the disk is full or fails (recoverable: it may have room again)
     ├── CodecError                exit 1  bytes are not a chunk
     ├── MessageError              exit 1  bytes are not the message that the topic promises
     ├── BrokerError               exit 1  the MQTT broker cannot be reached (recoverable)
@@ -40,6 +41,7 @@ __all__ = [
     "SamplesError",
     "SignatureError",
     "SourceError",
+    "StorageError",
     "UsageError",
 ]
 
@@ -104,6 +106,10 @@ class SourceError(EdgeInferError):
 
 
 class BufferStorageError(EdgeInferError):
+    recoverable = True
+
+
+class StorageError(EdgeInferError):
     recoverable = True
 
 

@@ -4,22 +4,32 @@
 `sync.db` is the agent's: what the console acknowledged, what it wants here, what has been downloaded.
 A value that has to survive a power cut is committed with synchronous=FULL before anything relies on it.
 
+A database that is damaged is set aside by its writer and begun anew: neither is worth a device that stands still.
+What must not be lost with it, the newest assignment's version, has a file of its own (`edgeinfer.runtime.floor`).
+
 `buffer.db` (the results) has a module of its own, `edgeinfer.runtime.buffer`.
 """
 
+import logging
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 
+from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.rows import Desired, Download, UpdateRow
 
 __all__ = ["Desired", "Download", "RuntimeDb", "SyncDb", "UpdateRow", "open_read_only"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PRAGMAS = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA busy_timeout=2000")
 _SYNC_SCHEMA = """
@@ -34,6 +44,7 @@ _RUNTIME_SCHEMA = """
 CREATE TABLE IF NOT EXISTS slot (
     model TEXT NOT NULL, slot TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (model, slot)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS configured (path TEXT PRIMARY KEY, model TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS machine (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS status (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL) STRICT;
 """
@@ -45,7 +56,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     While the writer lives, its WAL is followed. After its clean close the WAL files are gone and only an
     immutable open works for a reader that may not write to the folder. Raises BufferStorageError.
     """
-    if not path.exists():
+    if not path.is_file():  # SQLite would wait for the other end of a FIFO
         raise BufferStorageError(f"{path}: no such database", hint="has the service that writes it been started?")
     mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
     try:
@@ -70,14 +81,32 @@ class _Database:
         self._db = open_read_only(path) if read_only else self._open_for_writing(path)
 
     def _open_for_writing(self, path: Path) -> sqlite3.Connection:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                return self._open_checked(path)
+            except sqlite3.OperationalError:  # locked, full, not allowed: the content may be good
+                raise
+            except sqlite3.DatabaseError as error:
+                _set_aside(path, error)
+                return self._open_checked(path)
+        except (sqlite3.Error, OSError) as error:
+            raise BufferStorageError(f"{path}: cannot be opened: {error}") from error
+
+    def _open_checked(self, path: Path) -> sqlite3.Connection:
+        """Raises sqlite3.DatabaseError, and no subclass of it, for a database that is damaged."""
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
             for pragma in _PRAGMAS:
                 connection.execute(pragma).fetchone()
+            # A few dozen rows: cheap to look at whole, and damage found later would stop every update.
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)  # noqa: TRY301 - what SQLite itself raises for other damage
             connection.executescript(self._schema)
-        except sqlite3.Error as error:
-            raise BufferStorageError(f"{path}: cannot be opened: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def __enter__(self) -> Self:
@@ -114,6 +143,12 @@ class _Database:
             raise BufferStorageError(f"{self.path}: cannot be read: {error}") from error
         return row
 
+    def _decoded(self, row: tuple[object, ...], type_: type[T]) -> T:
+        try:
+            return msgspec.msgpack.decode(_blob(row), type=type_)
+        except MALFORMED as error:
+            raise BufferStorageError(f"{self.path}: holds a row that cannot be read: {error}") from error
+
 
 class SyncDb(_Database):
     """The agent's database."""
@@ -136,7 +171,7 @@ class SyncDb(_Database):
     def desired(self) -> Desired | None:
         """The newest assignment that came from the console; its signature has not been checked yet."""
         row = self._one("SELECT body FROM desired WHERE id = 1")
-        return None if row is None else msgspec.msgpack.decode(_blob(row), type=Desired)
+        return None if row is None else self._decoded(row, Desired)
 
     def set_desired(self, desired: Desired) -> None:
         with self._transaction() as db:
@@ -173,6 +208,11 @@ class RuntimeDb(_Database):
 
     _schema = _RUNTIME_SCHEMA
 
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        super().__init__(path, read_only=read_only)
+        if not read_only:
+            self._drop_unreadable_row()
+
     def slots(self, model: str) -> dict[str, str]:
         """Slot name (active, candidate, previous, configured) to package digest."""
         try:
@@ -184,8 +224,22 @@ class RuntimeDb(_Database):
     def set_slots(self, model: str, slots: dict[str, str]) -> None:
         """Replace all slots of a model in one transaction."""
         with self._transaction() as db:
-            db.execute("DELETE FROM slot WHERE model = ?", (model,))
-            db.executemany("INSERT INTO slot VALUES (?, ?, ?)", [(model, s, d) for s, d in slots.items()])
+            _replace_slots(db, model, slots)
+
+    def commit(self, row: UpdateRow, model: str, slots: dict[str, str]) -> None:
+        """The machine's row and the slots of a model at once: after a power cut both have changed, or neither."""
+        with self._transaction() as db:
+            _replace_row(db, row)
+            _replace_slots(db, model, slots)
+
+    def configured_model(self, path: str) -> str:
+        """The model that the package file at `path` held when it was last read; empty for a file never seen."""
+        row = self._one("SELECT model FROM configured WHERE path = ?", path)
+        return "" if row is None else str(row[0])
+
+    def set_configured_model(self, path: str, model: str) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO configured VALUES (?, ?)", (path, model))
 
     def models(self) -> tuple[str, ...]:
         try:
@@ -196,11 +250,11 @@ class RuntimeDb(_Database):
 
     def update(self) -> UpdateRow:
         row = self._one("SELECT body FROM machine WHERE id = 1")
-        return UpdateRow() if row is None else msgspec.msgpack.decode(_blob(row), type=UpdateRow)
+        return UpdateRow() if row is None else self._decoded(row, UpdateRow)
 
     def set_update(self, row: UpdateRow) -> None:
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO machine VALUES (1, ?)", (msgspec.msgpack.encode(row),))
+            _replace_row(db, row)
 
     def status(self) -> bytes:
         """The daemon's last status document (JSON), or an empty object."""
@@ -209,12 +263,42 @@ class RuntimeDb(_Database):
 
     def set_status(self, document: bytes) -> None:
         # Written every other second and worth nothing after a power cut: it must not cost a sync each time.
-        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._one("PRAGMA synchronous=NORMAL")
         try:
             with self._transaction() as db:
                 db.execute("INSERT OR REPLACE INTO status VALUES (1, ?)", (document,))
         finally:
-            self._db.execute("PRAGMA synchronous=FULL")
+            self._one("PRAGMA synchronous=FULL")
+
+    def _drop_unreadable_row(self) -> None:
+        """A machine that begins anew is assigned again; one that cannot begin would never be."""
+        row = self._one("SELECT body FROM machine WHERE id = 1")
+        try:
+            if row is not None:
+                self._decoded(row, UpdateRow)
+        except BufferStorageError as error:
+            logger.error("event=update_row_dropped error=%s", error)  # noqa: TRY400 - said in full
+            with self._transaction() as db:
+                db.execute("DELETE FROM machine")
+
+
+def _replace_row(db: sqlite3.Connection, row: UpdateRow) -> None:
+    db.execute("INSERT OR REPLACE INTO machine VALUES (1, ?)", (msgspec.msgpack.encode(row),))
+
+
+def _replace_slots(db: sqlite3.Connection, model: str, slots: dict[str, str]) -> None:
+    db.execute("DELETE FROM slot WHERE model = ?", (model,))
+    db.executemany("INSERT INTO slot VALUES (?, ?, ?)", [(model, s, d) for s, d in slots.items()])
+
+
+def _set_aside(path: Path, error: sqlite3.Error) -> None:
+    """Rename a damaged database. Its WAL goes first: beside a new database it would be played into that one."""
+    damaged = path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}")
+    logger.error("event=database_damaged path=%s error=%s set_aside=%s", path, error, damaged)
+    for suffix in ("-wal", "-shm", ""):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(damaged.with_name(damaged.name + suffix))
 
 
 def _integer(row: tuple[object, ...] | None) -> int:

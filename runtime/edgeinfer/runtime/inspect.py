@@ -15,13 +15,17 @@ import msgspec
 from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.chunk import TOMBSTONE, StoredChunk
 from edgeinfer.runtime.codec import decode
-from edgeinfer.runtime.handoff import SyncDb
+from edgeinfer.runtime.decoding import MALFORMED
+from edgeinfer.runtime.errors import EdgeInferError
+from edgeinfer.runtime.handoff import RuntimeDb, SyncDb
+from edgeinfer.runtime.package import MANIFEST, parse_labels, parse_manifest
 from edgeinfer.runtime.results import Result
 
-__all__ = ["Audit", "Continuity", "Head", "StoredResult", "audit", "check_continuity", "results"]
+__all__ = ["Audit", "Continuity", "Head", "StoredResult", "audit", "check_continuity", "label_names", "results"]
 
 BUFFER_FILE = "buffer.db"
 SYNC_FILE = "sync.db"
+RUNTIME_FILE = "runtime.db"
 # The agent's counters: the highest sequence number that it has sent, and of which epoch.
 _SENT, _SENT_EPOCH = "sent", "sent_epoch"
 _PAGE = 64
@@ -149,6 +153,34 @@ def results(state_dir: Path, *, pipeline: str = "", after_seq: int = 0, limit: i
             if len(found) >= limit:
                 break
     return found[-limit:] if limit else []
+
+
+def label_names(state_dir: Path) -> dict[str, tuple[str, ...]]:
+    """The labels of each pipeline's package, as the daemon last showed it; a pipeline without any is left out."""
+    found: dict[str, tuple[str, ...]] = {}
+    try:
+        with RuntimeDb(state_dir / RUNTIME_FILE, read_only=True) as db:
+            status = msgspec.json.decode(db.status(), type=_Status)
+        for name, pipeline in status.pipelines.items():
+            folder = state_dir / "models" / "packages" / status.models[pipeline.model].digest
+            labels = parse_manifest((folder / MANIFEST).read_bytes()).labels
+            if labels is not None:
+                found[name] = parse_labels((folder / labels[0]).read_bytes())
+    except (EdgeInferError, OSError, KeyError, *MALFORMED):
+        return found  # names are a courtesy: without them there are numbers
+    return found
+
+
+class _Running(msgspec.Struct, frozen=True):
+    digest: str = ""
+    model: str = ""
+
+
+class _Status(msgspec.Struct, frozen=True):
+    """The part of the status document that leads from a pipeline to its package."""
+
+    models: dict[str, _Running] = {}
+    pipelines: dict[str, _Running] = {}
 
 
 def _head(chunk: StoredChunk) -> Head:

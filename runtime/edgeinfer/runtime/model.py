@@ -61,6 +61,8 @@ class LoadedModel:
 
     Input arrays come from a pool and go back to it, so that a running pipeline allocates none. A frame keeps
     the model that it was prepared for: after a swap, frames in flight end on the old one.
+
+    `inferred` counts the inferences of this very model, so that no frame in flight speaks for its successor.
     """
 
     def __init__(self, package: InstalledPackage, *, variant: str = "", threads: int = 1) -> None:
@@ -78,23 +80,43 @@ class LoadedModel:
             manifest.postprocess, model_input=self._engine.inputs[0], outputs=self._engine.outputs
         )
         self._pool: deque[Array] = deque(maxlen=_POOL)
+        self.inferred = 0
+        # Each is written by one thread alone, so that none is lost.
+        self._prepare_failures = 0
+        self._infer_failures = 0
+        self._failures_before = 0  # the last inference that did not fail
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.variant.id})"
 
     def prepare(self, frame: Frame) -> Prepared:
         """Raises SourceError for a frame that does not fit the package's declaration."""
-        target = self._pool.pop() if self._pool else self._prepare.new_target()
-        region = self._prepare(frame.data, target)
+        try:
+            target = self._pool.pop() if self._pool else self._prepare.new_target()
+            region = self._prepare(frame.data, target)
+        except BaseException:
+            self._prepare_failures += 1
+            raise
         return Prepared(frame, self, target, region)
 
     def infer(self, prepared: Prepared) -> Inferred:
         """Raises ModelError where the engine fails."""
-        began_ns = time.perf_counter_ns()
-        outputs = self._engine.run([prepared.target])
-        latency_us = (time.perf_counter_ns() - began_ns) // 1000
-        items = self._interpret(prepared.target, outputs, prepared.region)
+        try:
+            began_ns = time.perf_counter_ns()
+            outputs = self._engine.run([prepared.target])
+            latency_us = (time.perf_counter_ns() - began_ns) // 1000
+            items = self._interpret(prepared.target, outputs, prepared.region)
+        except BaseException:
+            self._infer_failures += 1
+            raise
+        self.inferred += 1
+        self._failures_before = self._prepare_failures + self._infer_failures
         return Inferred(items, latency_us)
+
+    @property
+    def failures_in_a_row(self) -> int:
+        """Frames that this model has failed on since the last one that it has inferred."""
+        return self._prepare_failures + self._infer_failures - self._failures_before
 
     def release(self, prepared: Prepared) -> None:
         """Take the input array back into the pool."""

@@ -19,8 +19,10 @@ from typing import IO, Self
 
 import msgspec
 
-from edgeinfer.runtime.errors import PackageError
+from edgeinfer.runtime.decoding import MALFORMED
+from edgeinfer.runtime.errors import PackageError, StorageError
 from edgeinfer.runtime.manifest import SCHEMA_VERSION, Manifest, Signature
+from edgeinfer.runtime.package_layout import MAX_BYTES, Member, is_canonical, write_archive
 
 __all__ = [
     "MANIFEST",
@@ -37,10 +39,8 @@ MANIFEST = "manifest.json"
 SIGNATURES = "signatures.json"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILES = 64
-MAX_TOTAL_BYTES = 4 << 30
+MAX_TOTAL_BYTES = MAX_BYTES
 _BLOCK = 1 << 20
-# A fixed time stamp: the same content gives the same bytes.
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -52,7 +52,7 @@ def parse_manifest(raw: bytes) -> Manifest:
     """Raises PackageError unless `raw` is a manifest of a schema version that this reader knows."""
     try:
         head = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise PackageError(f"{MANIFEST} is not JSON: {error}") from error
     found = head.get("schema_version") if isinstance(head, dict) else None
     if found != SCHEMA_VERSION:
@@ -62,7 +62,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         )
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.ValidationError as error:
+    except MALFORMED as error:
         raise PackageError(f"{MANIFEST} does not follow the schema: {error}") from error
     _check_consistent(manifest)
     return manifest
@@ -131,7 +131,8 @@ class PackageFile:
         return named_files(self.manifest)
 
     def verify_files(self) -> None:
-        """Hash every file. Raises PackageError for one that is missing, changed or not in the manifest."""
+        """Hash every file. Raises PackageError for one that is missing, changed or not in the manifest, and for an
+        archive that is not laid out as every package is."""
         named = self.files()
         present = {info.filename for info in self._zip.infolist()} - {MANIFEST, SIGNATURES}
         extra = sorted(present - named.keys())
@@ -144,6 +145,7 @@ class PackageFile:
                     f"{self.path}: {name} was changed: expected sha256 {expected[:16]}..., found {found[:16]}...",
                     hint="get the package again from where it was made",
                 )
+        self._check_layout()
 
     def read(self, name: str) -> bytes:
         """The content of one file. Raises PackageError where it is missing or damaged."""
@@ -156,15 +158,21 @@ class PackageFile:
         return parse_labels(self.read(self.manifest.labels[0]))
 
     def extract_to(self, folder: Path) -> None:
-        """Write every file into `folder`, each synced to disk. Paths cannot leave it: names are checked."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (MANIFEST, *self.files()):
-            with self._open_member(name) as source, (folder / name).open("wb") as target:
-                while block := source.read(_BLOCK):
-                    target.write(block)
-                target.flush()
-                os.fsync(target.fileno())
-        _sync_folder(folder)
+        """Write every file into `folder`, each synced to disk. Paths cannot leave it: names are checked.
+
+        Raises PackageError where the package cannot be read, StorageError where the folder cannot be written:
+        a full disk says nothing about the package.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (MANIFEST, *self.files()):
+                with (folder / name).open("wb") as target:
+                    target.writelines(self._blocks(name))
+                    target.flush()
+                    os.fsync(target.fileno())
+            _sync_folder(folder)
+        except OSError as error:  # what goes wrong in reading is a PackageError by now
+            raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
     def _check_members(self) -> None:
         infos = self._zip.infolist()
@@ -184,13 +192,22 @@ class PackageFile:
         if MANIFEST not in names:
             raise PackageError(f"{self.path}: has no {MANIFEST}", hint="this is no edgeinfer package")
 
+    def _check_layout(self) -> None:
+        members = [Member(info.filename, info.CRC, info.file_size) for info in self._zip.infolist()]
+        with self.path.open("rb") as file:
+            if not is_canonical(file, members):
+                raise PackageError(
+                    f"{self.path}: was changed: its archive is not laid out as it was written",
+                    hint="get the package again from where it was made",
+                )
+
     def _read_signatures(self) -> tuple[Signature, ...]:
         if SIGNATURES not in self._zip.namelist():
             return ()
         raw = self._read_member(SIGNATURES, 1 << 16)
         try:
             return tuple(msgspec.json.decode(raw, type=list[Signature]))
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             raise PackageError(f"{self.path}: {SIGNATURES} cannot be read: {error}") from error
 
     def _read_member(self, name: str, limit: int) -> bytes:
@@ -202,10 +219,14 @@ class PackageFile:
 
     def _hash_member(self, name: str) -> str:
         digest = hashlib.sha256()
+        for block in self._blocks(name):
+            digest.update(block)
+        return digest.hexdigest()
+
+    def _blocks(self, name: str) -> Iterator[bytes]:
         with self._open_member(name) as file:
             while block := file.read(_BLOCK):
-                digest.update(block)
-        return digest.hexdigest()
+                yield block
 
     @contextmanager
     def _open_member(self, name: str) -> Iterator[IO[bytes]]:
@@ -248,12 +269,10 @@ def write_package(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as target:
-            with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-                _write_member(archive, MANIFEST, manifest_bytes)
-                if signatures:
-                    _write_member(archive, SIGNATURES, msgspec.json.encode(list(signatures)))
-                for name, content in files.items():
-                    _write_member(archive, name, content)
+            members: dict[str, bytes | Path] = {MANIFEST: manifest_bytes}
+            if signatures:
+                members[SIGNATURES] = msgspec.json.encode(list(signatures))
+            write_archive(target, _contents({**members, **files}))
             target.flush()
             os.fsync(target.fileno())
         temporary.replace(path)
@@ -262,13 +281,10 @@ def write_package(
     _sync_folder(path.parent)
 
 
-def _write_member(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> None:
-    info = zipfile.ZipInfo(name, _EPOCH)
-    info.external_attr = 0o644 << 16
-    source: IO[bytes] = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
-    with source, archive.open(info, "w", force_zip64=True) as target:
-        while block := source.read(_BLOCK):
-            target.write(block)
+def _contents(members: Mapping[str, bytes | Path]) -> Iterator[tuple[str, IO[bytes]]]:
+    for name, content in members.items():
+        with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
+            yield name, source
 
 
 def _sync_folder(folder: Path) -> None:

@@ -243,9 +243,9 @@ class Pipeline:
             age_us=(now_ns - frame.mono_ns) // 1000,
             items=inferred.items,
         )
-        if self._swap_from is not None and model is self._model:
-            self._finish_swap(frame.t_ns, now_ns)
         try:
+            if self._swap_from is not None and model is self._model:
+                self._finish_swap(frame.t_ns, now_ns)
             self._append(self.config.name, result)
         except BufferStorageError:  # closed: this inference took longer than the daemon's end
             self._end(prepared, FrameState.STALE)
@@ -290,5 +290,9 @@ class Pipeline:
         """Report the frames that ended since the last report."""
         self._next_frames_s = time.monotonic() + _FRAMES_INTERVAL_S
         new = self.counts.take_new()
-        if new:
+        if not new:
+            return
+        try:
             self._append(self.config.name, Result(Kind.FRAMES, time.time_ns(), extra=dict(new)))
+        except BufferStorageError as error:  # closed: a thread that outlived the daemon's end
+            logger.warning("event=frames_lost pipeline=%s frames=%s error=%s", self.config.name, new, error)

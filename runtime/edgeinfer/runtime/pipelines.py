@@ -2,11 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from edgeinfer.runtime.errors import ConfigError
+from edgeinfer.runtime.errors import ConfigError, PackageError
 from edgeinfer.runtime.model import LoadedModel
+from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.pipeline import Pipeline
 from edgeinfer.runtime.results import Result
 from edgeinfer.runtime.settings import PipelineConfig
@@ -36,6 +37,7 @@ class PipelineSet:
     def start(self, configs: Sequence[PipelineConfig]) -> None:
         """Load every model, then start every pipeline. Raises where a package or model is not usable."""
         with self._lock:
+            _check_one_package_a_model(configs)
             made = {config.name: self._make(config) for config in configs}
             self._pipelines.update(made)
             for pipeline in made.values():
@@ -45,6 +47,7 @@ class PipelineSet:
         """Change to a new configuration: what is the same goes on undisturbed. Raises before anything is
         changed where a new pipeline cannot be made."""
         with self._lock:
+            _check_one_package_a_model(configs)
             wanted = {config.name: config for config in configs}
             same = {name for name, pipeline in self._pipelines.items() if wanted.get(name) == pipeline.config}
             made = {name: self._make(config) for name, config in wanted.items() if name not in same}
@@ -54,9 +57,9 @@ class PipelineSet:
             for pipeline in made.values():
                 pipeline.start()
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float = 1.5) -> None:
         """Stop all of them at once, so that the waits do not add up."""
-        threads = [threading.Thread(target=pipeline.stop, name="stopper") for pipeline in self.all()]
+        threads = [threading.Thread(target=pipeline.stop, args=(timeout_s,), name="stopper") for pipeline in self.all()]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -83,19 +86,27 @@ class PipelineSet:
         return next((pipeline.config.variant for pipeline in self._of(model) if pipeline.config.variant), "")
 
     def inferred(self, model: str) -> int:
-        """Results so far of the slowest pipeline whose source goes on."""
-        return min((pipeline.status.results for pipeline in self._of(model) if not pipeline.ended), default=0)
+        """Inferences of the version that is in place, by the pipeline that has the fewest.
+
+        Pipelines whose source has ended count only where it has ended for all of them.
+        """
+        counts = [(pipeline.ended, pipeline.model.inferred) for pipeline in self._of(model)]
+        going = [inferred for ended, inferred in counts if not ended]
+        return min(going) if going else max((inferred for _, inferred in counts), default=0)
 
     def idle(self, model: str) -> bool:
         """Whether every source of the model has ended: no frame will come that it could be tried on."""
-        return all(pipeline.ended for pipeline in self._of(model))
+        pipelines = self._of(model)
+        return bool(pipelines) and all(pipeline.ended for pipeline in pipelines)
 
     def has_swapped(self, model: str, digest: str) -> bool:
         """Whether every pipeline of the model uses this package; a reload starts pipelines on the active one."""
-        return all(pipeline.model.digest == digest for pipeline in self._of(model))
+        pipelines = self._of(model)
+        return bool(pipelines) and all(pipeline.model.digest == digest for pipeline in pipelines)
 
     def failures(self, model: str) -> int:
-        return max((pipeline.consecutive_failures for pipeline in self._of(model)), default=0)
+        """Failures in a row of the version that is in place, in the pipeline that has the most."""
+        return max((pipeline.model.failures_in_a_row for pipeline in self._of(model)), default=0)
 
     def swap_ms(self, model: str) -> float:
         return max((pipeline.status.swap_ms for pipeline in self._of(model)), default=0.0)
@@ -116,11 +127,32 @@ class PipelineSet:
 
     def _make(self, config: PipelineConfig) -> Pipeline:
         if config.package:
-            path = Path(config.package)
-            if not path.is_file():
-                raise ConfigError(f"pipeline {config.name!r}: {path}: no such package")
-            package = self._slots.from_config(path)
+            try:
+                package = self._slots.from_config(Path(config.package))
+            except ConfigError as error:
+                raise ConfigError(f"pipeline {config.name!r}: {error.message}", hint=error.hint) from error
         else:
             package = self._slots.active(config.model)
         model = LoadedModel(package, variant=config.variant, threads=config.threads)
         return Pipeline(config, model, self._append, until_end=self._until_end)
+
+
+def _check_one_package_a_model(configs: Iterable[PipelineConfig]) -> None:
+    """A model has one active version. Two files for it would take it from each other, and from what was deployed,
+    at every start. Raises ConfigError."""
+    first: dict[str, tuple[str, PipelineConfig]] = {}
+    for config in configs:
+        if not config.package:
+            continue
+        try:
+            with PackageFile(Path(config.package)) as package:
+                model, digest = package.manifest.name, package.digest
+        except PackageError:  # what becomes of it is decided where the pipeline is made
+            continue
+        known, other = first.setdefault(model, (digest, config))
+        if known != digest:
+            raise ConfigError(
+                f"pipelines {other.name!r} and {config.name!r} name different packages of model {model!r}: "
+                f"{other.package} and {config.package}",
+                hint="one version of a model is active on a device: name the same file in both",
+            )

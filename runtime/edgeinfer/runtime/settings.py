@@ -1,6 +1,6 @@
 """What `edgeinfer.toml` may say."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -51,7 +51,7 @@ class RuntimeConfig(Section, frozen=True):
 
     device: Name
     state_dir: str = "/var/lib/edgeinfer"
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     trial_s: Annotated[float, msgspec.Meta(ge=0.0)] = 3.0
     buffer: BufferConfig = BufferConfig()
     trust: TrustConfig = TrustConfig()

@@ -1,10 +1,11 @@
 """Slots: which installed package of a model is active, candidate, previous, and which one was configured."""
 
 import logging
+import threading
 from pathlib import Path
 
-from edgeinfer.runtime.errors import PackageError
-from edgeinfer.runtime.handoff import RuntimeDb
+from edgeinfer.runtime.errors import ConfigError, EdgeInferError, PackageError
+from edgeinfer.runtime.handoff import RuntimeDb, UpdateRow
 from edgeinfer.runtime.store import InstalledPackage, Store
 
 __all__ = ["ACTIVE", "CANDIDATE", "CONFIGURED", "PREVIOUS", "Slots"]
@@ -18,9 +19,13 @@ CONFIGURED = "configured"  # the package that the configuration named when it wa
 
 
 class Slots:
+    """Used by the updater's thread and by the one that reads the configuration: `lock` is held by each of them
+    from its reading of slots to its writing of them."""
+
     def __init__(self, db: RuntimeDb, store: Store) -> None:
         self._db = db
         self._store = store
+        self.lock = threading.RLock()
 
     def of(self, model: str) -> dict[str, str]:
         """Slot to digest, for one model."""
@@ -31,19 +36,54 @@ class Slots:
 
     def replace(self, model: str, slots: dict[str, str], *, drop: str = "") -> None:
         """All slots of a model at once; empty ones and `drop` are left out."""
-        self._db.set_slots(model, {slot: digest for slot, digest in slots.items() if digest and slot != drop})
+        self._db.set_slots(model, _filled(slots, drop))
+
+    def commit(self, row: UpdateRow, slots: dict[str, str], *, drop: str = "") -> None:
+        """As `replace`, for the row's model, with the update machine's row in the same transaction."""
+        self._db.commit(row, row.model, _filled(slots, drop))
 
     def all_digests(self) -> set[str]:
         return {digest for model in self._db.models() for digest in self.of(model).values()}
+
+    def prune(self) -> None:
+        """Remove every installed package that is in no slot."""
+        with self.lock:
+            self._store.prune(self.all_digests())
+
+    def configured_model(self, path: Path) -> str:
+        """The model that the package file at `path` held when it was last read; empty for one never seen."""
+        return self._db.configured_model(str(path))
 
     def from_config(self, path: Path) -> InstalledPackage:
         """The package to run where the configuration names a file.
 
         A file that was not there before becomes active; once a newer version was deployed over it, that one
-        stays active for as long as the configuration names the same file content. Raises PackageError.
+        stays active for as long as the configuration names the same file content. A file that is lost or
+        damaged since is done without while a version of its model is active here. Raises ConfigError,
+        PackageError, StorageError.
         """
-        package = self._store.install(path)
+        with self.lock:
+            if not path.is_file():
+                return self._without_file(path, ConfigError(f"{path}: no such package"))
+            try:
+                package = self._store.install(path)
+            except PackageError as error:
+                return self._without_file(path, error)
+            return self._take_configured(path, package)
+
+    def _without_file(self, path: Path, reason: EdgeInferError) -> InstalledPackage:
+        model = self.configured_model(path)
+        try:
+            package = self.active(model)
+        except PackageError as error:
+            raise reason from error
+        logger.error("event=configured_package_unusable model=%s uses=%s error=%s", model, package.digest, reason)
+        return package
+
+    def _take_configured(self, path: Path, package: InstalledPackage) -> InstalledPackage:
         model = package.manifest.name
+        if self.configured_model(path) != model:
+            self._db.set_configured_model(str(path), model)
         slots = self.of(model)
         if slots.get(CONFIGURED) == package.digest and slots.get(ACTIVE):
             try:
@@ -66,3 +106,7 @@ class Slots:
                 f"no package of model {model!r} is installed", hint="name a package file in the pipeline, or deploy one"
             )
         return self._store.open(digest)
+
+
+def _filled(slots: dict[str, str], drop: str) -> dict[str, str]:
+    return {slot: digest for slot, digest in slots.items() if digest and slot != drop}

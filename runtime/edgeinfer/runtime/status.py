@@ -9,14 +9,40 @@ from typing import Any
 import msgspec
 
 from edgeinfer.runtime.buffer import Buffer
+from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.pipeline import Pipeline
 
-__all__ = ["final_document", "resident_bytes", "status_document"]
+__all__ = ["StatusBoard", "final_document", "resident_bytes"]
+
+# Each status that is written costs flash 4 kB, though no sync.
+_INTERVAL_S = 5.0
+_STEADY = ("model", "package", "variant", "source", "error")
 
 
-def status_document(pipelines: Sequence[Pipeline], buffer: Buffer, *, about: dict[str, Any]) -> bytes:
-    """JSON; `about` is what does not change while the daemon runs (profile, engines)."""
-    document = {
+class StatusBoard:
+    """Writes the status document into `runtime.db`: every five seconds, and at once when more than a count has
+    changed."""
+
+    def __init__(self, db: RuntimeDb) -> None:
+        self._db = db
+        self._steady: object = None
+        self._written_s = float("-inf")
+
+    def show(
+        self, pipelines: Sequence[Pipeline], buffer: Buffer, *, about: dict[str, Any], always: bool = False
+    ) -> None:
+        """`about` is what does not change while the daemon runs. Raises BufferStorageError."""
+        document = _document(pipelines, buffer, about)
+        shown = [{key: pipeline[key] for key in _STEADY} for pipeline in document["pipelines"].values()]
+        steady = (document["models"], shown, buffer.error, tuple(about))
+        now_s = time.monotonic()
+        if always or steady != self._steady or now_s - self._written_s >= _INTERVAL_S:
+            self._db.set_status(msgspec.json.encode(document))
+            self._steady, self._written_s = steady, now_s
+
+
+def _document(pipelines: Sequence[Pipeline], buffer: Buffer, about: dict[str, Any]) -> dict[str, Any]:
+    return {
         "t_ns": time.time_ns(),
         "models": {p.model.name: _model(p) for p in pipelines},
         "pipelines": {p.config.name: _pipeline(p) for p in pipelines},
@@ -24,7 +50,6 @@ def status_document(pipelines: Sequence[Pipeline], buffer: Buffer, *, about: dic
         "rss_bytes": resident_bytes(),
         **about,
     }
-    return msgspec.json.encode(document)
 
 
 def final_document(pipelines: Sequence[Pipeline], buffer: Buffer) -> dict[str, Any]:

@@ -1,25 +1,41 @@
 """The model store on the device: verified packages, unpacked, one folder per digest.
 
     models/incoming/{sha256}.edgepkg   blobs that the agent has downloaded; nothing here is trusted
+    models/staging/{sha256}.edgepkg    the daemon's own copy of a blob, while it is checked and installed
     models/packages/{digest}/          packages whose every file has been checked
 
-Only the runtime writes to `packages`, and only after it has checked the hashes itself.
+Only the runtime writes to `packages`, and only after it has checked the hashes itself. The agent can change a
+blob in `incoming` at any moment, also between a check and what follows it: so a blob is opened once, and what is
+checked is what is installed.
+
+A disk that is full or out of order is a StorageError; only what is wrong with a package itself is a PackageError.
 """
 
+import errno
 import hashlib
+import logging
 import os
 import secrets
 import shutil
-from collections.abc import Collection
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
-from edgeinfer.runtime.errors import PackageError
+from edgeinfer.runtime.errors import EdgeInferError, PackageError, StorageError
 from edgeinfer.runtime.manifest import Manifest
 from edgeinfer.runtime.package import MANIFEST, PackageFile, named_files, parse_labels, parse_manifest, sha256_file
 
 __all__ = ["InstalledPackage", "Store"]
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 1 << 20
+# What says nothing about the file that was to be read, and goes by.
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ENOSPC, errno.EDQUOT}
 
 
 class InstalledPackage(msgspec.Struct, frozen=True):
@@ -39,16 +55,56 @@ class Store:
     def __init__(self, state_dir: Path) -> None:
         self.incoming = state_dir / "models" / "incoming"
         self._packages = state_dir / "models" / "packages"
-        for folder in (self.incoming, self._packages):
-            folder.mkdir(parents=True, exist_ok=True)
+        self._staging = state_dir / "models" / "staging"
+        with _storing(self._packages.parent):
+            for folder in (self.incoming, self._packages):
+                folder.mkdir(parents=True, exist_ok=True)
 
-    def install(self, path: Path) -> InstalledPackage:
-        """Check every file of a package and unpack it. Raises PackageError and leaves nothing behind.
+    @contextmanager
+    def staged(self, sha256: str, size: int) -> Iterator[Path]:
+        """The blob of `incoming`, copied to where only this user may write, and gone again afterwards.
+
+        Raises PackageError for what is no plain file of `size` bytes with this hash, StorageError where it
+        cannot be copied now.
+        """
+        blob = self.blob(sha256)
+        copy = self._staging / blob.name
+        try:
+            with _storing(self._staging):
+                self._staging.mkdir(mode=0o700, exist_ok=True)
+                self._staging.chmod(0o700)
+                with _open_plain(blob, size) as source, copy.open("wb") as target:
+                    found = _copy(source, target, size)
+            if found != sha256:
+                raise PackageError(f"{blob}: expected sha256 {sha256[:16]}..., found {found[:16]}...")
+            yield copy
+        finally:
+            with suppress(OSError):
+                copy.unlink(missing_ok=True)
+
+    def blob(self, sha256: str) -> Path:
+        """Where the agent puts a blob that it has downloaded."""
+        return self.incoming / f"{sha256}.edgepkg"
+
+    def forget_blobs(self, *, keep: Collection[str] = ()) -> None:
+        """Remove the downloaded blobs, and what was staged, save those of the hashes in `keep`."""
+        try:
+            for path in (*self.incoming.glob("*.edgepkg"), *self._staging.glob("*.edgepkg")):
+                if path.stem not in keep and not path.is_dir():
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("event=blobs_not_removed error=%s", error)
+
+    def install(self, path: Path, *, digest: str = "") -> InstalledPackage:
+        """Check every file of a package and unpack it. Raises PackageError, StorageError, and leaves nothing
+        behind. With `digest` any other package is refused before a byte of it is unpacked.
 
         The folder appears under its digest by a rename, whole or not at all. One that is there already and
         was damaged since is replaced.
         """
-        with PackageFile(path) as package:
+        with PackageFile(path) as package, _storing(self._packages):
+            if digest and package.digest != digest:
+                raise PackageError(f"{path}: expected package {digest[:16]}, found {package.digest[:16]}")
             package.verify_files()
             target = self._packages / package.digest
             if not self.holds(package.digest):
@@ -68,7 +124,7 @@ class Store:
         try:
             raw = (folder / MANIFEST).read_bytes()
         except OSError as error:
-            raise PackageError(f"package {digest[:16]} is not installed: {error.strerror}") from error
+            raise _unreadable(f"package {digest[:16]} is not installed", error) from error
         found = hashlib.sha256(raw).hexdigest()
         if found != digest:
             raise PackageError(f"{folder}: expected a manifest of digest {digest[:16]}, found {found[:16]}")
@@ -87,18 +143,65 @@ class Store:
 
     def prune(self, keep: Collection[str]) -> None:
         """Remove every package that is in no slot."""
-        for folder in self._packages.iterdir():
-            if folder.name not in keep:
-                shutil.rmtree(folder, ignore_errors=True)
+        try:
+            for folder in self._packages.iterdir():
+                if folder.name not in keep:
+                    shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            logger.warning("event=packages_not_pruned error=%s", error)
 
     @staticmethod
     def _check(path: Path, expected: str) -> None:
         try:
             found = sha256_file(path)
         except OSError as error:
-            raise PackageError(f"{path}: cannot be read: {error.strerror}", hint="deploy the package again") from error
+            raise _unreadable(f"{path}: cannot be read", error) from error
         if found != expected:
             raise PackageError(f"{path}: was changed on disk", hint="deploy the package again")
+
+
+@contextmanager
+def _storing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _unreadable(what: str, error: OSError) -> EdgeInferError:
+    reason = f"{what}: {error.strerror or error}"
+    if error.errno in _PASSING:
+        return StorageError(reason)
+    return PackageError(reason, hint="deploy the package again")
+
+
+def _open_plain(path: Path, size: int) -> IO[bytes]:
+    """Open a file that somebody else may put anything in the place of. Raises PackageError unless it is a plain
+    file of `size` bytes, StorageError where that cannot be told now."""
+    try:
+        # Not blocking: the open of a FIFO would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOENT, errno.ENXIO}:
+            raise PackageError(f"{path}: expected a plain file: {error.strerror}") from error
+        raise StorageError(f"{path}: cannot be opened: {error.strerror}") from error
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_size == size:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise PackageError(f"{path}: expected a plain file, found something else")
+    raise PackageError(f"{path}: expected {size} bytes, found {found.st_size}")
+
+
+def _copy(source: IO[bytes], target: IO[bytes], size: int) -> str:
+    """Copy `size` bytes at most; the sha256 of what was copied."""
+    digest = hashlib.sha256()
+    while size > 0 and (block := source.read(min(_BLOCK, size))):
+        digest.update(block)
+        target.write(block)
+        size -= len(block)
+    return digest.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

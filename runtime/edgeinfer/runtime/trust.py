@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import SignatureError
 from edgeinfer.runtime.manifest import Signature
 
@@ -129,7 +130,7 @@ def open_envelope(raw: bytes, trusted: Sequence[bytes]) -> bytes:
     """
     try:
         envelope = msgspec.json.decode(raw, type=Envelope)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except MALFORMED as error:
         raise SignatureError(f"expected a signed envelope, found something else: {error}") from error
     verify(envelope.payload, envelope.signatures, trusted)
     return envelope.payload

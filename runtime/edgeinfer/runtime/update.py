@@ -82,6 +82,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.COMMITTED, Event.REPORTED): State.REPORTED,
     (State.REPORTED, Event.REST): State.IDLE,
     **{(state, Event.REFUSED): State.FAILED for state in _CHECKING},
+    (State.ROLLING_BACK, Event.REFUSED): State.FAILED,  # there is no version left to go back to
     # A newer wish of the console replaces one that has not touched the running model yet.
     **{(state, Event.ASSIGN): State.ASSIGNED for state in _CHECKING},
 }

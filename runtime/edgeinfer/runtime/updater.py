@@ -1,7 +1,17 @@
 """Walks the update machine: reads what the agent brought, checks it, and swaps the model in.
 
 One `tick()` does at most one step. The row is written before the step's side effect; see
-`edgeinfer.runtime.update` for the table.
+`edgeinfer.runtime.update` for the table. Slots and row change in one transaction where both do.
+
+A trial is passed by inferences of the new version itself: at least one in each pipeline of the model whose source
+goes on, after `trial_s` at the earliest. It fails where three in a row fail, and where no frame can come any more:
+no pipeline of the model is left, or every source has ended. While a source only waits (a camera that is off at
+night), the trial stays open, without a deadline: nothing speaks against the new version, and what runs is not
+called current before it has been proven. A newer assignment without this job rolls it back first, and then takes
+its place.
+
+What is wrong with the assignment or the package ends the job. What is wrong with this device at the moment (no
+room, no file handle, a database that cannot be read) is tried again after a growing wait; nothing is given up.
 """
 
 import logging
@@ -13,12 +23,14 @@ from typing import Protocol
 import msgspec
 
 from edgeinfer.runtime.assignment import AssignedPackage, AssignmentDocument, next_assignment, read_assignment
-from edgeinfer.runtime.errors import EdgeInferError, RefusedError
+from edgeinfer.runtime.backoff import Backoff
+from edgeinfer.runtime.errors import EdgeInferError, GateError, RefusedError, StorageError
+from edgeinfer.runtime.floor import VersionFloor
 from edgeinfer.runtime.handoff import Desired, RuntimeDb, SyncDb, UpdateRow
 from edgeinfer.runtime.settings import RuntimeConfig
-from edgeinfer.runtime.slots import ACTIVE, CANDIDATE, PREVIOUS, Slots
+from edgeinfer.runtime.slots import ACTIVE, CANDIDATE, CONFIGURED, PREVIOUS, Slots
 from edgeinfer.runtime.store import Store
-from edgeinfer.runtime.update import FINAL, Event, State, advance, resume
+from edgeinfer.runtime.update import FINAL, TRANSITIONS, Event, State, advance, resume
 from edgeinfer.runtime.verify import AssignmentRequest, GateRequest, PackageRequest, ask
 
 __all__ = ["TrialView", "Updater"]
@@ -43,8 +55,32 @@ class TrialView(Protocol):
     def swap_ms(self, model: str) -> float: ...
 
 
+class _Retry:
+    """Keeps a part of the tick from being tried again at once after it went wrong; so its log is kept short too."""
+
+    def __init__(self) -> None:
+        self._backoff = Backoff()
+        self._not_before_s = 0.0
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._not_before_s
+
+    def failed(self) -> float:
+        """Seconds until it is due again."""
+        wait_s = self._backoff.next()
+        self._not_before_s = time.monotonic() + wait_s
+        return wait_s
+
+    def reset(self) -> None:
+        self._backoff.reset()
+        self._not_before_s = 0.0
+
+
 class Updater:
-    """Not for use from two threads at once. `sync` opens the agent's database, or returns None."""
+    """Not for use from two threads at once. `sync` opens the agent's database, or returns None.
+
+    Raises BufferStorageError or StorageError on construction where the row cannot be read or written now.
+    """
 
     def __init__(
         self,
@@ -65,22 +101,46 @@ class Updater:
         self._seen = b""  # the last envelope that was looked at, good or bad
         self._document: AssignmentDocument | None = None
         self._trial_began_s: float | None = None
-        self._trial_inferred = 0
-        self.row = resume(db.update())
-        self._save(self.row)
+        self._look_retry, self._step_retry = _Retry(), _Retry()
+        self._floor = VersionFloor(Path(config.state_dir))
+        self._slots.prune()
+        self.row = db.update()
+        self._save(self._resumed(self.row))
 
     def tick(self) -> None:
         """One step, if there is one to take. Never raises: what goes wrong is in the row or the log."""
+        # Apart: an agent's database that cannot be read must not keep a trial from being rolled back.
+        self._attempt(self._look_retry, self._look_for_wish)
+        self._attempt(self._step_retry, self._step_or_refuse)
+
+    def _attempt(self, retry: _Retry, part: Callable[[], None]) -> None:
+        if not retry.due():
+            return
         try:
-            self._look_for_wish()
-            self._step()
-        except RefusedError as error:
-            self._refuse(error)
+            part()
         except EdgeInferError as error:
-            if State(self.row.state) in FINAL or self.row.state == State.IDLE or error.recoverable:
-                logger.warning("event=update_waits error=%s", error)
-            else:
-                self._refuse(error)
+            logger.warning("event=update_waits state=%s retry_s=%.1f error=%s", self.row.state, retry.failed(), error)
+        except Exception:
+            logger.exception("event=update_crashed state=%s retry_s=%.1f", self.row.state, retry.failed())
+        else:
+            retry.reset()
+
+    def _step_or_refuse(self) -> None:
+        try:
+            self._step()
+        except EdgeInferError as error:
+            if error.recoverable or State(self.row.state) in (State.IDLE, *FINAL):
+                raise
+            self._refuse(error)
+
+    def _resumed(self, row: UpdateRow) -> UpdateRow:
+        row = msgspec.structs.replace(row, desired_version=max(row.desired_version, self._floor.read()))
+        try:
+            return resume(row)
+        except ValueError:
+            # Written by another release of the daemon. The console still wants what it wanted.
+            logger.error("event=update_state_unknown state=%s job=%s", row.state, row.job)  # noqa: TRY400 - said in full
+            return UpdateRow(desired_version=row.desired_version, finished=row.finished)
 
     def _look_for_wish(self) -> None:
         """Take up the console's newest assignment, once its signature has been checked."""
@@ -88,11 +148,16 @@ class Updater:
         if desired is not None and desired.envelope != self._seen:
             self._open(desired)
         wish = self._document
-        if wish is None or State(self.row.state) not in (State.IDLE, *FINAL, State.DOWNLOADING):
+        if wish is None:
             return
         wanted = next_assignment(wish, self.row.finished)
-        if wanted is not None and wanted.job != self.row.job:
+        if wanted is None or wanted.job == self.row.job:
+            return
+        state = State(self.row.state)
+        if (state, Event.ASSIGN) in TRANSITIONS:
             self._assign(wish, wanted)
+        elif state is State.TRIAL and self.row.job not in {package.job for package in wish.assignments}:
+            self._advance(Event.TRIAL_FAILED, reason="a newer assignment came before it had been proven")
 
     def _desired(self) -> Desired | None:
         sync = self._sync()
@@ -103,13 +168,16 @@ class Updater:
         request = AssignmentRequest(desired.envelope, self._config.trust.console_keys)
         try:
             document = read_assignment(ask(request), device=self._config.device, at_least=self.row.desired_version)
+        except GateError as error:  # the check was killed or hung: that is no word about the assignment
+            raise StorageError(str(error)) from error
         except RefusedError as error:
             self._seen = desired.envelope
             logger.warning("event=assignment_refused version=%d reason=%s", desired.version, error)
             return
+        self._floor.raise_to(document.version)
+        self._save(msgspec.structs.replace(self.row, desired_version=document.version))
         self._seen = desired.envelope
         self._document = document
-        self._save(msgspec.structs.replace(self.row, desired_version=document.version))
 
     def _assign(self, wish: AssignmentDocument, wanted: AssignedPackage) -> None:
         fresh = UpdateRow(
@@ -123,7 +191,11 @@ class Updater:
             blob_bytes=wanted.blob_bytes,
             finished=self.row.finished,
         )
+        if self._slots.of(self.row.model).get(CANDIDATE, wanted.digest) != wanted.digest:
+            with self._slots.lock:  # of a job that was not ended
+                self._slots.replace(self.row.model, self._slots.of(self.row.model), drop=CANDIDATE)
         self._save(advance(fresh, Event.ASSIGN))
+        self._step_retry.reset()
 
     def _step(self) -> None:
         steps: dict[State, Callable[[], None]] = {
@@ -148,13 +220,13 @@ class Updater:
         if not self._running.runs(row.model):
             raise RefusedError(f"no pipeline of this device runs model {row.model!r}")
         if self._slots.of(row.model).get(ACTIVE) == row.digest:
-            self._finish(Event.ALREADY_ACTIVE, reason="this package is already active")
+            self._finish(row, Event.ALREADY_ACTIVE, self._slots.of(row.model), reason="this package is already active")
             return
         self._advance(Event.VERIFIED)
 
     def _ask_for_blob(self) -> None:
         row = self.row
-        if self._blob_path().is_file():
+        if self._store.blob(row.blob_sha256).is_file():
             self._advance(Event.BLOB_ARRIVED)
         elif self._slots.of(row.model).get(CANDIDATE) == row.digest and self._store.holds(row.digest):
             self._advance(Event.INSTALLED)  # checked before a restart, and hashed afresh just now
@@ -162,7 +234,7 @@ class Updater:
             self._advance(Event.NEED_BLOB)
 
     def _look_for_blob(self) -> None:
-        if self._blob_path().is_file():
+        if self._store.blob(self.row.blob_sha256).is_file():
             self._advance(Event.BLOB_ARRIVED)
             return
         sync = self._sync()
@@ -171,22 +243,19 @@ class Updater:
             raise RefusedError(f"the package cannot be downloaded: {download.error}")
 
     def _install(self) -> None:
+        """A bad blob is removed with the refusal; one that there is no room for stays, and is tried again."""
         row = self.row
-        path = self._blob_path()
-        try:
+        with self._store.staged(row.blob_sha256, row.blob_bytes) as path:
             ask(PackageRequest(str(path), row.digest, self._config.trust.release_keys))
-            package = self._store.install(path)
-            if (package.manifest.name, package.manifest.version) != (row.model, row.version):
-                raise RefusedError(
-                    f"expected package {row.model} {row.version}, "
-                    f"found {package.manifest.name} {package.manifest.version}"
-                )
-        except EdgeInferError:
-            path.unlink(missing_ok=True)  # a bad one must not be found again
-            raise
-        self._slots.put(row.model, CANDIDATE, row.digest)
-        self._advance(Event.INSTALLED)
-        path.unlink(missing_ok=True)
+            package = self._store.install(path, digest=row.digest)
+        if (package.manifest.name, package.manifest.version) != (row.model, row.version):
+            raise RefusedError(
+                f"expected package {row.model} {row.version}, found {package.manifest.name} {package.manifest.version}"
+            )
+        with self._slots.lock:
+            slots = {**self._slots.of(row.model), CANDIDATE: row.digest}
+            self._save_with_slots(advance(row, Event.INSTALLED), slots)
+        self._forget_blobs()
 
     def _pass_gate(self) -> None:
         row = self.row
@@ -210,11 +279,13 @@ class Updater:
             self._advance(Event.TRIAL_FAILED, reason=str(error))
             return
         self._trial_began_s = time.monotonic()
-        self._trial_inferred = self._running.inferred(model)
 
     def _watch_trial(self) -> None:
         """The new version runs on live frames; it counts once it has run for a while without failing."""
         model = self.row.model
+        if not self._running.runs(model):
+            self._advance(Event.TRIAL_FAILED, reason=f"no pipeline of this device runs model {model!r} any more")
+            return
         # The daemon was started again in the middle of the trial, or its configuration was reloaded.
         if self._trial_began_s is None or not self._running.has_swapped(model, self.row.digest):
             self._try_candidate()
@@ -222,28 +293,56 @@ class Updater:
         if self._running.failures(model) >= _MAX_FAILURES:
             self._advance(Event.TRIAL_FAILED, reason=f"{_MAX_FAILURES} inferences in a row failed in trial")
             return
-        tried_s = time.monotonic() - self._trial_began_s
-        proven = self._running.inferred(model) > self._trial_inferred or self._running.idle(model)
-        if tried_s >= self._config.trial_s and proven:
-            self._commit()
+        ended = self._running.idle(model)  # looked at first: the last frame may come in between
+        if self._running.inferred(model):
+            if time.monotonic() - self._trial_began_s >= self._config.trial_s:
+                self._commit()
+        elif ended:
+            self._advance(Event.TRIAL_FAILED, reason="every source has ended: no frame came to try it on")
 
     def _commit(self) -> None:
-        slots = self._slots.of(self.row.model)
-        previous = slots.get(ACTIVE, "")
-        self._slots.replace(self.row.model, {**slots, ACTIVE: self.row.digest, PREVIOUS: previous}, drop=CANDIDATE)
+        row = msgspec.structs.replace(self.row, swap_ms=self._running.swap_ms(self.row.model))
+        with self._slots.lock:
+            slots = self._slots.of(row.model)
+            if slots.get(ACTIVE) != row.digest:
+                slots = {**slots, ACTIVE: row.digest, PREVIOUS: slots.get(ACTIVE, "")}
+            self._finish(row, Event.TRIAL_PASSED, slots)
         self._trial_began_s = None
-        self.row = msgspec.structs.replace(self.row, swap_ms=self._running.swap_ms(self.row.model))
-        self._finish(Event.TRIAL_PASSED)
-        self._store.prune(self._slots.all_digests())
 
     def _roll_back(self) -> None:
-        slots = self._slots.of(self.row.model)
+        """To the active version, or else to the newest one before it that still can be run."""
+        row = self.row
+        slots = self._slots.of(row.model)
+        # Not under the lock: a reload takes it while it keeps the pipelines from being swapped.
+        digest = self._swap_to_first([slots[name] for name in (ACTIVE, PREVIOUS, CONFIGURED) if name in slots])
+        with self._slots.lock:
+            slots = self._slots.of(row.model)
+            if digest is None:
+                reason = f"{row.reason}; no version before it can be run: it stays until the next start"
+                self._finish(row, Event.REFUSED, slots, reason=reason)
+            else:
+                if digest != slots.get(ACTIVE, digest):
+                    slots = {**slots, ACTIVE: digest, PREVIOUS: ""}
+                self._finish(row, Event.ROLLED_BACK, slots)
         self._trial_began_s = None
-        if slots.get(ACTIVE):
-            self._running.swap(self.row.model, slots[ACTIVE])
-        self._slots.replace(self.row.model, slots, drop=CANDIDATE)
-        self._finish(Event.ROLLED_BACK)
-        self._store.prune(self._slots.all_digests())
+
+    def _swap_to_first(self, digests: list[str]) -> str | None:
+        """The first of `digests` that runs, save the one on trial; empty where there is nothing to run it."""
+        model = self.row.model
+        if not self._running.runs(model):
+            return next((digest for digest in digests if digest != self.row.digest), "")
+        for digest in dict.fromkeys(digests):
+            if digest == self.row.digest:
+                continue
+            try:
+                self._running.swap(model, digest)
+            except EdgeInferError as error:
+                if error.recoverable:
+                    raise
+                logger.error("event=version_unusable model=%s digest=%s error=%s", model, digest, error)  # noqa: TRY400 - said in full
+            else:
+                return digest
+        return None
 
     def _report(self) -> None:
         sync = self._sync()
@@ -254,22 +353,37 @@ class Updater:
         if State(self.row.state) is State.TRIAL:
             self._advance(Event.TRIAL_FAILED, reason=str(error))
             return
-        if State(self.row.state) in (State.IDLE, State.ROLLING_BACK, *FINAL):
-            logger.error("event=update_error state=%s error=%s", self.row.state, error)
-            return
-        self._slots.replace(self.row.model, self._slots.of(self.row.model), drop=CANDIDATE)
-        self._finish(Event.REFUSED, reason=str(error))
-        self._store.prune(self._slots.all_digests())
+        with self._slots.lock:
+            self._finish(self.row, Event.REFUSED, self._slots.of(self.row.model), reason=str(error))
 
-    def _finish(self, event: Event, *, reason: str = "") -> None:
-        row = advance(self.row, event, reason=reason)
+    def _finish(self, row: UpdateRow, event: Event, slots: dict[str, str], *, reason: str = "") -> None:
+        """End the job and write the slots that follow from it; what nobody wants any more is removed."""
+        row = advance(row, event, reason=reason)
         finished = dict(list(row.finished.items())[-_KEEP_FINISHED + 1 :]) | {row.job: row.state}
-        self._save(msgspec.structs.replace(row, finished=finished))
+        self._save_with_slots(msgspec.structs.replace(row, finished=finished), slots, drop=CANDIDATE)
+        self._slots.prune()
+        self._forget_blobs()
+
+    def _forget_blobs(self) -> None:
+        """Remove every blob that no open job of the newest assignment needs."""
+        wanted = self._document.assignments if self._document is not None else ()
+        finished = self.row.finished
+        done = {self.row.blob_sha256} if self.row.state == State.STAGED else set()
+        self._store.forget_blobs(keep={one.blob_sha256 for one in wanted if one.job not in finished} - done)
 
     def _advance(self, event: Event, *, reason: str = "") -> None:
         self._save(advance(self.row, event, reason=reason))
 
     def _save(self, row: UpdateRow) -> None:
+        self._db.set_update(row)
+        self._take(row)
+
+    def _save_with_slots(self, row: UpdateRow, slots: dict[str, str], *, drop: str = "") -> None:
+        self._slots.commit(row, slots, drop=drop)
+        self._take(row)
+
+    def _take(self, row: UpdateRow) -> None:
+        """Go on with a row, now that it is durable."""
         if row.state != self.row.state or row.job != self.row.job:
             logger.info(
                 "event=update state=%s job=%s model=%s version=%s reason=%s",
@@ -280,7 +394,3 @@ class Updater:
                 row.reason,
             )
         self.row = row
-        self._db.set_update(row)
-
-    def _blob_path(self) -> Path:
-        return self._store.incoming / f"{self.row.blob_sha256}.edgepkg"

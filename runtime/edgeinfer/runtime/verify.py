@@ -7,7 +7,7 @@ A request is one of: an assignment (is it signed by the console?), a package (ha
 
 The daemon stays small (the cryptography library costs it nothing), and a model that crashes its engine
 crashes this process, not the daemon. A request and the answer are JSON; exit status 0: the answer is on
-standard output; 3: refused, with the reason on standard error.
+standard output; 3: refused, with the reason on standard error; 75: it could not be told now.
 """
 
 import subprocess
@@ -16,11 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from edgeinfer.runtime.errors import EdgeInferError, GateError, RefusedError
+from edgeinfer.runtime.decoding import MALFORMED
+from edgeinfer.runtime.errors import EdgeInferError, GateError, RefusedError, StorageError
 
 __all__ = ["AssignmentRequest", "GateAnswer", "GateRequest", "PackageRequest", "ask", "main"]
 
 _TIMEOUT_S = 120.0
+_TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class AssignmentRequest(msgspec.Struct, frozen=True, tag="assignment"):
@@ -59,7 +61,8 @@ Request = AssignmentRequest | PackageRequest | GateRequest
 
 
 def ask(request: Request, *, timeout_s: float = _TIMEOUT_S) -> bytes:
-    """Have `request` checked by a process of its own; its answer. Raises RefusedError with the reason."""
+    """Have `request` checked by a process of its own; its answer. Raises RefusedError with the reason,
+    StorageError where no process can be started now."""
     command = [sys.executable, "-m", "edgeinfer.runtime.verify"]
     try:
         done = subprocess.run(
@@ -67,11 +70,15 @@ def ask(request: Request, *, timeout_s: float = _TIMEOUT_S) -> bytes:
         )
     except subprocess.TimeoutExpired as error:
         raise GateError(f"the check took longer than {timeout_s:.0f} s") from error
+    except OSError as error:
+        raise StorageError(f"the check cannot be started: {error.strerror or error}") from error
     if done.returncode == 0:
         return done.stdout
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     if done.returncode == RefusedError.exit_code and lines:
         raise RefusedError(lines[-1])
+    if done.returncode == _TRY_LATER and lines:
+        raise StorageError(lines[-1])
     last = lines[-1] if lines else "it said nothing"
     raise GateError(f"the check ended with status {done.returncode}: {last[:300]}")
 
@@ -87,9 +94,9 @@ def main(raw: bytes) -> int:
                 answer = _package(request)
             case GateRequest():
                 answer = msgspec.json.encode(_gate(request))
-    except (EdgeInferError, msgspec.MsgspecError) as error:
+    except (EdgeInferError, *MALFORMED) as error:
         sys.stderr.write(f"{error}\n")
-        return RefusedError.exit_code
+        return _TRY_LATER if isinstance(error, StorageError) else RefusedError.exit_code
     sys.stdout.buffer.write(answer)
     return 0
 

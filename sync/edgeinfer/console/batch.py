@@ -1,27 +1,27 @@
 """One transaction's worth of messages: what they change, and what to answer once that is committed."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import msgspec
 
 from edgeinfer.console.deployer import Deployer
-from edgeinfer.console.intake import Evicted, Inbound, Results, read_message
+from edgeinfer.console.intake import Evicted, Inbound, Results, Undecodable, read_message
 from edgeinfer.console.ledger import Ledger, Range
 from edgeinfer.console.repository import Repository
 from edgeinfer.console.repository.base import Deployment, DeviceChange, Refusal, StoredResult
 from edgeinfer.console.series import bucket_results
 from edgeinfer.console.settings import LimitsConfig
-from edgeinfer.runtime.errors import CodecError, MessageError
+from edgeinfer.runtime.errors import MessageError
+from edgeinfer.sync.jobs import FINAL_STATES
 from edgeinfer.sync.messages import (
     Ack,
     Birth,
-    BlobRange,
     BlobRequest,
+    JobAck,
     JobStatus,
     ReportedState,
     StateMessage,
     Telemetry,
-    encode_blob_range,
 )
 
 __all__ = ["Batch", "Known"]
@@ -54,15 +54,18 @@ class Known:
             raise MessageError(f"expected at most {self.limits.max_devices} devices, this would be one more")
         names.add(name)
 
-    def ledger(self, device: str, epoch: int) -> Ledger:
-        """Raises MessageError for an epoch too many."""
+    def ledger(self, device: str, epoch: int, *, busy: Collection[int] = ()) -> Ledger:
+        """Where there are too many epochs, the oldest without a gap that is not `busy` is retired.
+
+        Raises MessageError where there is none.
+        """
         ledgers = self._ledgers.get(device)
         if ledgers is None:
             ledgers = self._ledgers[device] = self._repository.ledgers(device)
         if epoch not in ledgers:
             if len(ledgers) >= self.limits.max_epochs:
-                raise MessageError(f"expected at most {self.limits.max_epochs} epochs of a device, found one more")
-            ledgers[epoch] = Ledger()
+                self._retire_one(device, ledgers, busy)
+            ledgers[epoch] = Ledger(contiguous=self._repository.retired_seq(device, epoch))
         return ledgers[epoch]
 
     def check_room(self, ledger: Ledger, first_seq: int) -> None:
@@ -81,6 +84,14 @@ class Known:
 
     def ack(self, epoch: int, ledger: Ledger) -> Ack:
         return Ack(epoch, ledger.contiguous, ledger.gaps(_MAX_GAPS))
+
+    def _retire_one(self, device: str, ledgers: dict[int, Ledger], busy: Collection[int]) -> None:
+        for epoch, ledger in ledgers.items():  # oldest first
+            if not ledger.ranges and epoch not in busy:
+                self._repository.retire_epoch(device, epoch)
+                del ledgers[epoch]
+                return
+        raise MessageError(f"expected at most {self.limits.max_epochs} epochs of a device, found one more")
 
     def _names(self) -> set[str]:
         if self._devices is None:
@@ -102,6 +113,7 @@ class Batch:
         self.results: list[StoredResult] = []
         self.requests: list[tuple[str, BlobRequest]] = []
         self.deployments: list[Deployment] = []
+        self.job_acks: list[tuple[str, JobAck]] = []
         self.refusals: list[Refusal] = []
         self.changed_devices: set[str] = set()
 
@@ -111,7 +123,9 @@ class Batch:
             message = read_message(topic, payload, tenant=self._tenant)
             if message is not None:
                 self._apply(message)
-        except (MessageError, CodecError) as error:
+                if isinstance(message.body, Undecodable):
+                    self.refuse(topic, payload, f"settled as undecodable: {message.body.reason}")
+        except MessageError as error:
             self.refuse(topic, payload, error.message)
 
     def refuse(self, topic: str, payload: bytes, reason: str) -> None:
@@ -138,13 +152,9 @@ class Batch:
             self._repository.add_refusal(refusal)
 
     def acks(self) -> Iterator[tuple[str, Ack]]:
-        """What to acknowledge, after the commit: the oldest epoch of a device first."""
-        for (device, epoch), ledger in sorted(self._touched.items(), key=lambda pair: pair[0]):
+        """What to acknowledge, after the commit."""
+        for (device, epoch), ledger in self._touched.items():
             yield device, self._known.ack(epoch, ledger)
-
-    @staticmethod
-    def encode_range(answer: BlobRange) -> bytes:
-        return encode_blob_range(answer)
 
     def _apply(self, message: Inbound) -> None:
         device, body = message.device, message.body
@@ -157,8 +167,8 @@ class Batch:
         match body:
             case Results():
                 self._apply_results(device, body)
-            case Evicted():
-                self._apply_eviction(device, body)
+            case Evicted() | Undecodable():
+                self._apply_absence(device, body)
             case Birth():
                 self._apply_birth(device, body)
             case JobStatus():
@@ -183,7 +193,7 @@ class Batch:
         self.changed_devices.add(device)
 
     def _apply_results(self, device: str, chunk: Results) -> None:
-        ledger = self._known.ledger(device, chunk.epoch)
+        ledger = self._ledger(device, chunk.epoch)
         self._known.check_room(ledger, chunk.first_seq)
         self._known.check_pipeline(device, chunk.pipeline)
         new = ledger.store(chunk.first_seq, len(chunk.results))
@@ -192,17 +202,20 @@ class Batch:
         self.results.extend(rows)
         self._touched[device, chunk.epoch] = ledger
 
-    def _apply_eviction(self, device: str, tombstone: Evicted) -> None:
-        ledger = self._known.ledger(device, tombstone.epoch)
-        self._known.check_room(ledger, tombstone.first_seq)
-        new = ledger.evict(tombstone.first_seq, tombstone.n)
-        self._repository.add_absent(device, tombstone.epoch, new, cause="evicted", reason=tombstone.reason)
-        self._touched[device, tombstone.epoch] = ledger
+    def _apply_absence(self, device: str, absence: Evicted | Undecodable) -> None:
+        ledger = self._ledger(device, absence.epoch)
+        self._known.check_room(ledger, absence.first_seq)
+        if isinstance(absence, Evicted):
+            cause, new = "evicted", ledger.evict(absence.first_seq, absence.n)
+        else:
+            cause, new = "undecodable", ledger.give_up(absence.first_seq, absence.n)
+        self._repository.add_absent(device, absence.epoch, new, cause=cause, reason=absence.reason)
+        self._touched[device, absence.epoch] = ledger
 
     def _apply_birth(self, device: str, birth: Birth) -> None:
         for text, lowest in birth.epochs.items():
             epoch = int(text)
-            ledger = self._known.ledger(device, epoch)
+            ledger = self._ledger(device, epoch)
             new = ledger.raise_floor(lowest)
             if new:
                 reason = f"the device holds nothing below {lowest}"
@@ -223,6 +236,14 @@ class Batch:
         changed = self._deployer.reported(device, status, t_ns=self._t_ns)
         if changed is not None:
             self.deployments.append(changed)
+        # An end is acknowledged whether or not it changed anything here: it has been heard for good.
+        if status.state in FINAL_STATES:
+            self.job_acks.append((device, JobAck(status.job, status.state)))
+
+    def _ledger(self, device: str, epoch: int) -> Ledger:
+        """Raises MessageError for an epoch too many."""
+        busy = {touched for name, touched in self._touched if name == device}
+        return self._known.ledger(device, epoch, busy=busy)
 
 
 def _rows(device: str, chunk: Results, new: tuple[Range, ...]) -> Iterator[StoredResult]:

@@ -1,5 +1,6 @@
 """Files that carry packages, by the sha256 of their content: `{folder}/{sha256}`."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from edgeinfer.console.repository import Repository
 from edgeinfer.sync.messages import BlobRange, BlobRequest
 
 __all__ = ["BlobStore"]
+
+_log = logging.getLogger(__name__)
 
 
 class BlobStore:
@@ -29,8 +32,9 @@ class BlobStore:
         finally:
             os.close(descriptor)
 
-    def read(self, request: BlobRequest) -> BlobRange:
-        """The bytes asked for; `total_bytes` 0 says that there is no such blob."""
+    def read(self, request: BlobRequest) -> BlobRange | None:
+        """The bytes asked for; `total_bytes` 0 says that there is no such blob. None where the disk fails right
+        now: the device asks again, where it would give up on a blob that is not there."""
         total = self._repository.blob_bytes(request.sha256)
         nothing = BlobRange(request.sha256, request.offset, 0, b"")
         if total == 0:
@@ -38,6 +42,9 @@ class BlobStore:
         try:
             with self.path(request.sha256).open("rb") as file:
                 data = os.pread(file.fileno(), request.length, min(request.offset, total))
-        except OSError:
+        except FileNotFoundError:
             return nothing
+        except OSError as error:
+            _log.warning("event=blob_unreadable sha256=%s reason=%r", request.sha256[:12], error.strerror or str(error))
+            return None
         return BlobRange(request.sha256, request.offset, total, data)

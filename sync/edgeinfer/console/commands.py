@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edgeinfer.runtime import errors
+from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import ConsoleError, EdgeInferError, UsageError
 from edgeinfer.runtime.package import PackageFile
 
@@ -117,7 +118,7 @@ class _Console:
         """Raise what the console said as the error that it was there."""
         try:
             document = msgspec.json.decode(raw, type=Document)
-        except msgspec.MsgspecError:
+        except MALFORMED:
             raise ConsoleError(f"{self._url}: the console answered with status {status}") from None
         known = getattr(errors, str(document.get("kind", "")), None)
         type_ = known if isinstance(known, type) and issubclass(known, EdgeInferError) else ConsoleError
@@ -126,5 +127,5 @@ class _Console:
     def _decode(self, raw: bytes) -> Document:
         try:
             return msgspec.json.decode(raw, type=Document)
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             raise ConsoleError(f"{self._url}: expected a console's answer, found something else: {error}") from error

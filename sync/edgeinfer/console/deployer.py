@@ -7,7 +7,7 @@ reconnect: a broker may have lost what it retained.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from edgeinfer.console import rollout as decisions
@@ -64,9 +64,18 @@ class Deployer:
             rollout = self._repository.add_rollout(
                 digest=package.digest, target=target, state=decisions.RUNNING, t_ns=t_ns
             )
-            deployed = [
-                self._assign(package, rollout, name, number, t_ns) for number, name in enumerate(names, start=1)
-            ]
+            packages = {known.digest: known for known in self._repository.packages()}
+            left: set[int] = set()
+            deployed = []
+            for number, name in enumerate(names, start=1):
+                left |= self._supersede(name, model=package.name)
+                deployed.append(
+                    self._assign(
+                        package, rollout, name, job=decisions.job_name(rollout.id, number), packages=packages, t_ns=t_ns
+                    )
+                )
+            for old in left:
+                self._close_rollout(old, t_ns)
         _log.info(
             "event=rollout_created rollout=%d package=%s:%s devices=%d",
             rollout.id, package.name, package.version, len(deployed),
@@ -107,16 +116,29 @@ class Deployer:
         with self._publishing:
             self._unpublished.update(dict.fromkeys(devices))
 
-    def _assign(self, package: Package, rollout: Rollout, device: str, number: int, t_ns: int) -> Deployment:
+    def _supersede(self, device: str, *, model: str) -> set[int]:
+        """End what `device` has not finished of `model`; returns the rollouts that it was part of."""
+        ended = decisions.superseded(self._repository.deployments(device=device), model=model)
+        for old in ended:
+            self._repository.save_deployment(old)
+        return {old.rollout for old in ended}
+
+    def _assign(
+        self,
+        package: Package,
+        rollout: Rollout,
+        device: str,
+        *,
+        job: str,
+        packages: Mapping[str, Package],
+        t_ns: int,
+    ) -> Deployment:
         before = self._repository.desired(device)
         version = before.version + 1 if before is not None else 1
-        for old in decisions.superseded(self._repository.deployments(device=device), model=package.name):
-            self._repository.save_deployment(old)
-            self._close_rollout(old.rollout, t_ns)
         deployment = Deployment(
             rollout=rollout.id,
             device=device,
-            job=decisions.job_name(rollout.id, number),
+            job=job,
             digest=package.digest,
             model=package.name,
             state=decisions.PENDING,
@@ -129,7 +151,7 @@ class Deployer:
         state = decisions.desired_state(
             device,
             self._repository.deployments(device=device),
-            {known.digest: known for known in self._repository.packages()},
+            packages,
             version=version,
             issued_s=t_ns // 1_000_000_000,
         )
@@ -137,6 +159,6 @@ class Deployer:
         return deployment
 
     def _close_rollout(self, rollout_id: int, t_ns: int) -> None:
-        state = decisions.rollout_state(self._repository.deployments(rollout=rollout_id))
-        if state == decisions.FINISHED:
-            self._repository.set_rollout_state(rollout_id, state, t_ns=t_ns)
+        """Once every device is in a final state."""
+        if not self._repository.is_unfinished(rollout_id, final=decisions.FINAL):
+            self._repository.set_rollout_state(rollout_id, decisions.FINISHED, t_ns=t_ns)

@@ -39,10 +39,12 @@ class Documents:
         self._labels = labels
 
     def devices(self) -> list[Document]:
-        ledgers = self._repository.all_ledgers()
+        ledgers, retired = self._repository.all_ledgers(), self._repository.retired()
         counts = _by_device(self._repository.pipelines())
         return [
-            self._device(device, ledgers.get(device.name, {}), counts.get(device.name, []))
+            self._device(
+                device, _audit(device, ledgers.get(device.name), retired.get(device.name)), counts.get(device.name, [])
+            )
             for device in self._repository.devices()
         ]
 
@@ -51,7 +53,8 @@ class Documents:
         device = self._repository.device(name)
         if device is None:
             return None
-        document = self._device(device, self._repository.ledgers(name), self._repository.pipelines(name))
+        audit = _audit(device, self._repository.ledgers(name), self._repository.retired().get(name))
+        document = self._device(device, audit, self._repository.pipelines(name))
         document["absent"] = [
             {"epoch": a.epoch, "first": a.first, "last": a.last, "cause": a.cause, "reason": a.reason}
             for a in self._repository.absent(name, limit=50)
@@ -66,15 +69,15 @@ class Documents:
 
     def audit(self, device: str | None = None) -> Document:
         """What is stored and what is not, for each device (or one of them) and in all."""
-        ledgers = self._repository.all_ledgers()
+        ledgers, retired = self._repository.all_ledgers(), self._repository.retired()
         devices = [
-            {"device": known.name, **_audit(ledgers.get(known.name, {}), known)}
+            {"device": known.name, **_audit(known, ledgers.get(known.name), retired.get(known.name))}
             for known in self._repository.devices()
             if device is None or known.name == device
         ]
         totals: Document = {
             key: sum(row[key] for row in devices)
-            for key in ("stored", "duplicates", "gaps", "evicted", "missing", "refused")
+            for key in ("stored", "duplicates", "gaps", "evicted", "missing", "undecodable", "refused")
         }
         if device is None:  # strangers' messages count too
             totals["refused"] = self._repository.refused_count()
@@ -137,7 +140,7 @@ class Documents:
                 found.setdefault(model.get("digest", ""), []).append(device.name)
         return found
 
-    def _device(self, device: Device, ledgers: dict[int, Ledger], counts: Sequence[PipelineCount]) -> Document:
+    def _device(self, device: Device, audit: Document, counts: Sequence[PipelineCount]) -> Document:
         reported = device.reported
         return {
             "id": device.name,
@@ -155,7 +158,7 @@ class Documents:
             "reported_audit": reported.get("audit", {}),
             "telemetry": device.telemetry,
             "backlog": device.telemetry.get("backlog", 0),
-            "audit": _audit(ledgers, device),
+            "audit": audit,
         }
 
     def _result(self, result: StoredResult) -> Document:
@@ -263,32 +266,45 @@ def _by_device(counts: Iterable[PipelineCount]) -> dict[str, list[PipelineCount]
     return found
 
 
-def _audit(ledgers: dict[int, Ledger], device: Device) -> Document:
-    """Per epoch and in all. `gaps` counts the results that are missing below what has been stored beyond them."""
+def _audit(device: Device, ledgers: dict[int, Ledger] | None, retired: Ledger | None) -> Document:
+    """Per epoch, the newest first, and in all, with what was counted of `retired` epochs.
+
+    `gaps` counts the results that are missing below what has been stored beyond them.
+    """
+    ledgers = ledgers or {}
+    counted = [*ledgers.values(), *([] if retired is None else [retired])]
     epochs = [
         {
             "epoch": epoch,
             "contiguous": ledger.contiguous,
             "highest": ledger.highest,
-            "stored": ledger.stored,
-            "duplicates": ledger.duplicates,
-            "evicted": ledger.evicted,
-            "missing": ledger.missing,
+            **_counts(ledger),
             "gaps": ledger.gap_results,
             "gap_ranges": ledger.gaps(_GAPS_SHOWN),
         }
-        for epoch, ledger in sorted(ledgers.items(), reverse=True)
+        for epoch, ledger in reversed(ledgers.items())
     ]
     totals = {
-        "stored": sum(ledger.stored for ledger in ledgers.values()),
-        "duplicates": sum(ledger.duplicates for ledger in ledgers.values()),
-        "gaps": sum(ledger.gap_results for ledger in ledgers.values()),
-        "evicted": sum(ledger.evicted for ledger in ledgers.values()),
-        "missing": sum(ledger.missing for ledger in ledgers.values()),
+        "stored": sum(ledger.stored for ledger in counted),
+        "duplicates": sum(ledger.duplicates for ledger in counted),
+        "gaps": sum(ledger.gap_results for ledger in counted),
+        "evicted": sum(ledger.evicted for ledger in counted),
+        "missing": sum(ledger.missing for ledger in counted),
+        "undecodable": sum(ledger.undecodable for ledger in counted),
         "refused": device.refused,
     }
-    complete = not (totals["gaps"] or totals["missing"] or totals["evicted"])
-    return {**totals, "complete": complete, "epochs": epochs}
+    complete = not any(totals[key] for key in ("gaps", "missing", "undecodable", "evicted"))
+    return {**totals, "complete": complete, "epochs": epochs, "retired": None if retired is None else _counts(retired)}
+
+
+def _counts(ledger: Ledger) -> Document:
+    return {
+        "stored": ledger.stored,
+        "duplicates": ledger.duplicates,
+        "evicted": ledger.evicted,
+        "missing": ledger.missing,
+        "undecodable": ledger.undecodable,
+    }
 
 
 def _pipelines(reported: Document, telemetry: Document, counts: Sequence[PipelineCount]) -> dict[str, Document]:

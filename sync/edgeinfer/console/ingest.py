@@ -3,7 +3,8 @@
 Messages that wait are taken together into one transaction. The order is always: decode, write, COMMIT, then
 publish the acknowledgements; a kill between the last two makes devices send again, and what they send again
 is found to be there already. Nothing that arrives can end this thread: what cannot be read is counted and
-refused, and what cannot be stored is not acknowledged, so it comes again.
+refused. What cannot be stored is kept and tried again with growing waits; meanwhile nothing more is taken, so
+that the broker and the devices hold back.
 """
 
 import logging
@@ -21,8 +22,9 @@ from edgeinfer.console.live import LiveFeed
 from edgeinfer.console.repository import Repository
 from edgeinfer.console.series import FINE_KEPT_S
 from edgeinfer.console.settings import LimitsConfig
+from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.errors import BufferStorageError
-from edgeinfer.sync.messages import encode, topic
+from edgeinfer.sync.messages import encode, encode_blob_range, topic
 
 __all__ = ["Ingest", "Link"]
 
@@ -32,6 +34,8 @@ _MAX_BATCH = 64
 _MAX_BATCH_S = 0.05
 _IDLE_S = 0.25
 _STORAGE_WAIT_S = 0.5
+# SQLite itself waits five seconds for a lock, and the watchdog wants a turn every fifteen.
+_STORAGE_WAIT_MAX_S = 5.0
 _TIDY_EVERY_S = 600.0
 _LOG_EVERY_S = 1.0
 
@@ -76,6 +80,8 @@ class Ingest:
         self._stopping = threading.Event()
         self._lost = threading.Event()
         self._generation = 0
+        self._held: list[tuple[str, bytes]] = []  # taken from the link, and not committed yet
+        self._waits = Backoff(first_s=_STORAGE_WAIT_S, cap_s=_STORAGE_WAIT_MAX_S)
         self._tidied = self._logged = 0.0
         self._unlogged = 0
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
@@ -99,27 +105,32 @@ class Ingest:
             self._lost.set()
 
     def turn(self, timeout_s: float) -> int:
-        """Take what waits, for at most `timeout_s` where that is nothing; returns how many messages it was."""
+        """Take what waits, for at most `timeout_s` where that is nothing; returns how many messages it was.
+
+        Raises StorageError; what was taken is then kept for the next turn, which takes nothing else.
+        """
         self.turns += 1
-        messages = self._take(timeout_s)
+        if not self._held:
+            self._held = self._take(timeout_s)
+        taken = len(self._held)
         self._follow_link()
-        if messages:
-            self._store(messages)
+        self._store()
         self._deployer.publish_pending()
         self._tidy()
-        return len(messages)
+        return taken
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
                 if self.turn(_IDLE_S):
                     self.storage_error = ""
+                    self._waits.reset()
             except BufferStorageError as error:
                 self._known.forget()
                 if error.message != self.storage_error:
                     _log.error("event=storage_error error=%r", error.message)
                 self.storage_error = error.message
-                self._stopping.wait(_STORAGE_WAIT_S)
+                self._stopping.wait(self._waits.next())
             except Exception:  # the top of this thread
                 self._known.forget()
                 _log.exception("event=ingest_bug")
@@ -136,27 +147,40 @@ class Ingest:
             message = self._link.receive(0)
         return messages
 
-    def _store(self, messages: list[tuple[str, bytes]]) -> None:
-        """All of `messages` in one transaction; where one of them breaks it, each on its own."""
+    def _store(self) -> None:
+        """All that is held in one transaction; where one message breaks it, each on its own."""
+        if not self._held:
+            return
         try:
-            self._commit(messages)
+            self._commit(len(self._held))
+        except BufferStorageError:
+            raise
+        except Exception:
+            _log.debug("event=batch_broken messages=%d", len(self._held), exc_info=True)
+            self._known.forget()
+            while self._held:
+                self._store_one()
+
+    def _store_one(self) -> None:
+        try:
+            self._commit(1)
         except BufferStorageError:
             raise
         except Exception as error:
             self._known.forget()
-            if len(messages) > 1:
-                for message in messages:
-                    self._store([message])
-                return
-            _log.exception("event=message_bug topic=%r bytes=%d", messages[0][0][:120], len(messages[0][1]))
-            self._commit_refusal(messages[0], error)
+            message = self._held[0]
+            _log.exception("event=message_bug topic=%r bytes=%d", message[0][:120], len(message[1]))
+            self._commit_refusal(message, error)
+            del self._held[0]
 
-    def _commit(self, messages: list[tuple[str, bytes]]) -> None:
+    def _commit(self, n: int) -> None:
+        """Commit the first `n` of what is held, let go of them, and answer."""
         batch = self._batch()
         with self._repository.transaction():
-            for name, payload in messages:
+            for name, payload in self._held[:n]:
                 batch.add(name, payload)
             batch.write()
+        del self._held[:n]
         self._publish(batch)
 
     def _commit_refusal(self, message: tuple[str, bytes], error: Exception) -> None:
@@ -172,27 +196,31 @@ class Ingest:
         """After COMMIT: acknowledge, answer, show."""
         for device, ack in batch.acks():
             self._link.publish(topic(self._tenant, device, "down/ack"), encode(ack), qos=1)
-        for device, request in batch.requests:
-            answer = self._blobs.read(request)
-            payload = batch.encode_range(answer)
-            self._link.publish(topic(self._tenant, device, "down/data"), payload, qos=0)
+        for device, job in batch.job_acks:
+            self._link.publish(topic(self._tenant, device, f"down/job/{job.job}"), encode(job), qos=1)
         self._feed.results(batch.results)
         self._feed.devices(batch.changed_devices)
         for deployment in batch.deployments:
             self._feed.deployment(deployment)
         self._log_refusals(batch)
+        for device, request in batch.requests:
+            answer = self._blobs.read(request)
+            if answer is not None:
+                self._link.publish(topic(self._tenant, device, "down/data"), encode_blob_range(answer), qos=0)
 
     def _follow_link(self) -> None:
         """Lost: nobody is known to be online. Found again: say what devices need to go on."""
         if self._lost.is_set():
-            self._lost.clear()
             self._repository.all_offline()
+            self._lost.clear()
         if self._link.connected and self._link.generation != self._generation:
-            self._generation = self._link.generation
+            generation = self._link.generation
             self._deployer.publish_all()
             for device, ledgers in self._repository.all_ledgers().items():
-                ack = self._known.ack(max(ledgers), ledgers[max(ledgers)])
+                newest = next(reversed(ledgers))
+                ack = self._known.ack(newest, ledgers[newest])
                 self._link.publish(topic(self._tenant, device, "down/ack"), encode(ack), qos=1)
+            self._generation = generation
 
     def _tidy(self) -> None:
         if time.monotonic() - self._tidied < _TIDY_EVERY_S and self._tidied:

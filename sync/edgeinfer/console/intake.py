@@ -5,13 +5,16 @@ from typing import Any
 
 import msgspec
 
-from edgeinfer.runtime.chunk import EVICTED_PIPELINE, TOMBSTONE
+from edgeinfer.runtime.chunk import TOMBSTONE
+from edgeinfer.runtime.codec import MAX_RESULTS
 from edgeinfer.runtime.codec import decode as decode_results
-from edgeinfer.runtime.errors import MessageError
+from edgeinfer.runtime.decoding import MALFORMED
+from edgeinfer.runtime.errors import CodecError, MessageError
 from edgeinfer.runtime.results import Result
 from edgeinfer.sync.messages import (
     Birth,
     BlobRequest,
+    ChunkMessage,
     JobStatus,
     ReportedState,
     StateMessage,
@@ -23,7 +26,7 @@ from edgeinfer.sync.messages import (
     valid_pipeline,
 )
 
-__all__ = ["Body", "Evicted", "Inbound", "Results", "read_message"]
+__all__ = ["Body", "Evicted", "Inbound", "Results", "Undecodable", "read_message"]
 
 _INT64 = 1 << 63
 _MAX_RESULTS_A_TOMBSTONE = 1 << 32
@@ -50,7 +53,17 @@ class Evicted(msgspec.Struct, frozen=True):
     reason: str
 
 
-Body = StateMessage | Birth | ReportedState | Telemetry | JobStatus | BlobRequest | Results | Evicted
+class Undecodable(msgspec.Struct, frozen=True):
+    """A chunk that came as it was sent, and still cannot be read: of a newer kind, or packed wrongly. Sending it
+    again would not help, so it must not hold up what follows."""
+
+    epoch: int
+    first_seq: int
+    n: int
+    reason: str
+
+
+Body = StateMessage | Birth | ReportedState | Telemetry | JobStatus | BlobRequest | Results | Evicted | Undecodable
 
 
 class Inbound(msgspec.Struct, frozen=True):
@@ -70,7 +83,7 @@ _CONTROL: dict[str, type[StateMessage | Birth | ReportedState | Telemetry | Blob
 def read_message(topic: str, payload: bytes, *, tenant: str) -> Inbound | None:
     """The message, or None for a topic that this console has no use for.
 
-    Raises MessageError and CodecError for whatever is not what its topic promises.
+    Raises MessageError for whatever is not what its topic promises.
     """
     name = parse_topic(topic)
     if name.tenant != tenant:
@@ -126,18 +139,27 @@ def _read_job(rest: str, payload: bytes) -> JobStatus:
     return status
 
 
-def _read_chunk(rest: str, payload: bytes) -> Results | Evicted:
+def _read_chunk(rest: str, payload: bytes) -> Results | Evicted | Undecodable:
     chunk = decode_chunk(payload)
     if chunk.first_seq < 1:
         raise MessageError("expected sequence numbers from 1 on, found 0")
+    pipeline = valid_pipeline(rest)
+    if chunk.codec != TOMBSTONE and chunk.n > MAX_RESULTS:
+        raise MessageError(f"expected at most {MAX_RESULTS} results in a chunk, found a claim of {chunk.n}")
+    try:
+        return _decode_body(pipeline, chunk)
+    except (CodecError, MessageError) as error:  # the CRC is right: this is what the device holds
+        return Undecodable(chunk.epoch, chunk.first_seq, chunk.n, error.message[:_MAX_REASON])
+
+
+def _decode_body(pipeline: str, chunk: ChunkMessage) -> Results | Evicted:
+    """Raises CodecError and MessageError."""
     if chunk.codec == TOMBSTONE:
-        if rest != f"up/res/{EVICTED_PIPELINE}":
-            valid_pipeline(rest)
         return Evicted(chunk.epoch, chunk.first_seq, chunk.n, _tombstone_reason(chunk.body))
     results = decode_results(chunk.codec, chunk.body, n=chunk.n)
     for result in results:
         _check_numbers(result)
-    return Results(valid_pipeline(rest), chunk.epoch, chunk.first_seq, results)
+    return Results(pipeline, chunk.epoch, chunk.first_seq, results)
 
 
 def _check_numbers(result: Result) -> None:
@@ -151,7 +173,7 @@ def _check_numbers(result: Result) -> None:
 def _tombstone_reason(body: bytes) -> str:
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except MALFORMED as error:
         raise MessageError(f"expected a reason in a tombstone: {error}") from error
     reason = document.get("reason", "") if isinstance(document, dict) else ""
     return str(reason)[:_MAX_REASON]

@@ -1,8 +1,9 @@
 """The bookkeeping of one device and epoch: which sequence numbers are accounted for. Values only, no I/O.
 
 Sequence numbers start at 1. Each is in exactly one state: stored, evicted (the device said so), missing (the
-device can never send it), or not seen yet. Everything but the last is *settled*; `contiguous` is the highest
-number up to which all are settled, and what the console acknowledges.
+device can never send it), undecodable (it came whole, but nobody here can read it), or not seen yet. Everything
+but the last is *settled*; `contiguous` is the highest number up to which all are settled, and what the console
+acknowledges.
 
     ledger = Ledger()
     new = ledger.settle(1, 100)             # ((1, 100),): the numbers not settled before
@@ -30,6 +31,7 @@ class Ledger:
         duplicates: int = 0,
         evicted: int = 0,
         missing: int = 0,
+        undecodable: int = 0,
     ) -> None:
         self.contiguous = contiguous
         self._ranges: list[Range] = sorted(ranges)
@@ -37,6 +39,7 @@ class Ledger:
         self.duplicates = duplicates
         self.evicted = evicted
         self.missing = missing
+        self.undecodable = undecodable
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -60,6 +63,14 @@ class Ledger:
         new = self._settle(first, first + n - 1)
         fresh = _size(new)
         self.evicted += fresh
+        self.duplicates += n - fresh
+        return new
+
+    def give_up(self, first: int, n: int) -> tuple[Range, ...]:
+        """`n` results from `first` on came in a form that cannot be read. Returns what was not settled before."""
+        new = self._settle(first, first + n - 1)
+        fresh = _size(new)
+        self.undecodable += fresh
         self.duplicates += n - fresh
         return new
 

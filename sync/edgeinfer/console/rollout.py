@@ -24,8 +24,10 @@ __all__ = [
     "CANCELLED",
     "FAILURES",
     "FINAL",
+    "FINISHED",
     "PENDING",
     "PROGRESS",
+    "RUNNING",
     "SUCCESSES",
     "SUPERSEDED",
     "after_report",
@@ -33,7 +35,6 @@ __all__ = [
     "desired_state",
     "job_name",
     "outcome",
-    "rollout_state",
     "superseded",
 ]
 
@@ -60,10 +61,13 @@ RUNNING, FINISHED = "RUNNING", "FINISHED"
 
 
 def choose_devices(target: str, devices: Sequence[Device]) -> list[str]:
-    """The devices that `target` means: `all`, `device:ID` or `group:G`. Raises UsageError when that is none."""
+    """The devices that `target` means: `all`, `device:ID` or `group:G`. Raises UsageError when that is none.
+
+    `all` leaves out names that only ever published something: a device is who has said what it is.
+    """
     kind, _, name = target.partition(":")
     if target == "all":
-        chosen = [device.name for device in devices]
+        chosen = [device.name for device in devices if device.agent_version]
     elif kind == "device" and is_name(name):
         chosen = [device.name for device in devices if device.name == name]
     elif kind == "group" and name:
@@ -141,11 +145,6 @@ def _may_follow(current: str, reported: str) -> bool:
     if current in SUCCESSES:
         return reported in FAILURES or reported == "ROLLING_BACK" or (current, reported) == ("COMMITTED", "REPORTED")
     return True
-
-
-def rollout_state(deployments: Iterable[Deployment]) -> str:
-    """FINISHED once every device is in a final state."""
-    return FINISHED if all(deployment.state in FINAL for deployment in deployments) else RUNNING
 
 
 def outcome(deployments: Sequence[Deployment]) -> dict[str, Any]:

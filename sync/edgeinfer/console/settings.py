@@ -62,7 +62,8 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     """What strangers on the broker can make the console remember."""
 
     max_devices: Annotated[int, msgspec.Meta(ge=1)] = 10_000
-    # A device starts an epoch when its buffer is lost; a handful in a lifetime.
+    # A device starts an epoch when its buffer is lost; a handful in a lifetime. Of more, the oldest that is settled
+    # is kept as a sum only.
     max_epochs: Annotated[int, msgspec.Meta(ge=1)] = 64
     # Ranges held beyond a gap; an honest agent has fewer than its window.
     max_ranges: Annotated[int, msgspec.Meta(ge=1)] = 1000

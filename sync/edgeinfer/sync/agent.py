@@ -17,8 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgeinfer.runtime.errors import BrokerError, BufferStorageError, ConsoleError, MessageError
+from edgeinfer.runtime.errors import BrokerError, BufferStorageError, ConfigError, ConsoleError, MessageError
 from edgeinfer.runtime.handoff import SyncDb
+from edgeinfer.runtime.locking import lock, unlock
 from edgeinfer.sync.daemon_view import DaemonView
 from edgeinfer.sync.jobs import JobReporter
 from edgeinfer.sync.loglimit import LogLimit
@@ -37,7 +38,8 @@ _IDLE_WAIT_S = 0.2
 # Messages taken in one turn, so that a flood from the network cannot starve the upload.
 _MESSAGES_A_TURN = 64
 _FAREWELL_S = 0.5
-_STORAGE_WAIT_S = 1.0
+# A signal is noticed once a turn, and the service has two seconds to end.
+_STORAGE_WAIT_S = 0.5
 # How long `--once` gives a live daemon to take up an assignment that has just come.
 _SETTLE_S = 2.0
 
@@ -74,21 +76,29 @@ class Agent:
                     stop.wait(_STORAGE_WAIT_S)
                 on_turn()
 
-    def drain_once(self, timeout_s: float = 30.0, *, stop: threading.Event | None = None) -> DrainReport:
+    def drain_once(
+        self,
+        timeout_s: float = 30.0,
+        *,
+        stop: threading.Event | None = None,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> DrainReport:
         """Send all that the buffer holds now, finish a download that is under way, report, and leave.
 
-        `timeout_s` is for the time without any progress. Raises BrokerError when the broker, ConsoleError when
-        the console does not answer within it, BufferStorageError when `sync.db` cannot be written.
+        `timeout_s` is for the time without any progress; `stop` and `on_turn` are as for `run`. Raises
+        BrokerError when the broker, ConsoleError when the console does not answer within it,
+        BufferStorageError when `sync.db` cannot be written.
         """
         began_s = time.monotonic()
         stopped = stop or threading.Event()
         with self._open() as parts:
-            _wait_connected(parts, stopped, timeout_s)
+            _wait_connected(parts, stopped, timeout_s, on_turn)
             target = parts.uploader.durable_seq() or 0
             progress, progress_s = parts.progress(), time.monotonic()
             settled_s = progress_s
             while not stopped.is_set():
                 parts.turn(0.05)
+                on_turn()
                 now_s = time.monotonic()
                 if parts.progress() != progress:
                     progress, progress_s = parts.progress(), now_s
@@ -112,13 +122,19 @@ class Agent:
     @contextmanager
     def _open(self) -> Iterator["_Parts"]:
         config = self.config
-        with SyncDb(Path(config.state_dir) / "sync.db") as db:
-            parts = _Parts(config, db, session=self._session, complain=self._complain)
-            parts.link.start()
-            try:
-                yield parts
-            finally:
-                parts.close()
+        path = Path(config.state_dir) / "sync.db"
+        # Two agents would throw each other off the broker, which knows them by one name.
+        held = lock(path, hint="is an agent already running with this state_dir?")
+        try:
+            with SyncDb(path) as db:
+                parts = _Parts(config, db, session=self._session, complain=self._complain)
+                parts.link.start()
+                try:
+                    yield parts
+                finally:
+                    parts.close()
+        finally:
+            unlock(held)
 
     def _complain(self, key: str, reason: str) -> None:
         """Log a trouble that may come again and again."""
@@ -143,7 +159,12 @@ class _Parts:
             config.broker,
             client_id=f"edgeinfer-{config.tenant}-{config.device}",
             will=(self._state_topic, self._offline),
-            subscriptions=[(name("down/ack"), 1), (name("down/desired"), 1), (name("down/data"), 0)],
+            subscriptions=[
+                (name("down/ack"), 1),
+                (name("down/desired"), 1),
+                (name("down/job/+"), 1),
+                (name("down/data"), 0),
+            ],
             max_packet_bytes=MAX_RANGE_BYTES + MAX_CONTROL_BYTES,
             max_inbound=256,
         )
@@ -159,17 +180,30 @@ class _Parts:
         desired, row = self._db.desired(), self.view.row
         return desired is not None and row is not None and row.desired_version < desired.version
 
+    def _check_device(self) -> None:
+        """One device's results must never be sent under another's name."""
+        named = self.view.status.device
+        if named and named != self._config.device:
+            raise ConfigError(
+                f"expected the agent to be for device {named!r}, as the daemon in {self._config.runtime_dir} is, "
+                f"found {self._config.device!r}",
+                hint="write the same name into edgeinfer.toml and sync.toml",
+            )
+
     def turn(self, wait_s: float) -> None:
-        """One turn of the loop; waits up to `wait_s` for a message. Raises BufferStorageError."""
+        """One turn of the loop; waits up to `wait_s` for a message. Raises BufferStorageError, ConfigError."""
         now_s = time.monotonic()
         self._follow_link(now_s)
         self.view.poll(now_s)
+        self._check_device()
         self.uploader.step(now_s)
         online = self._generation != 0  # and has said so: the first word on a connection is `up/state`
         self.updates.step(now_s, online=online)
         if online:
             self.jobs.step(self.view.row, offset=self.updates.offset, now_s=now_s)
             self.reporter.step(now_s)
+        if self.updates.verifying:
+            wait_s = 0.0
         for _ in range(_MESSAGES_A_TURN):
             message = self.link.receive(wait_s)
             if message is None:
@@ -179,7 +213,13 @@ class _Parts:
 
     def progress(self) -> tuple[int, ...]:
         """Changes whenever something got further."""
-        return (self.uploader.acked_seq, self.updates.offset, self.link.generation)
+        return (
+            self.uploader.acked_seq,
+            self.updates.offset,
+            self.updates.verified_bytes,
+            self.jobs.acknowledged,
+            self.link.generation,
+        )
 
     def close(self) -> None:
         """Say goodbye and make everything durable, within a second."""
@@ -213,14 +253,17 @@ class _Parts:
             if rest == "down/ack":
                 self.uploader.acknowledge(payload, time.monotonic())
             elif rest == "down/desired":
+                self.jobs.console_spoke()
                 self.updates.desired(payload)
             elif rest == "down/data":
                 self.updates.data(payload)
+            elif rest.startswith("down/job/"):
+                self.jobs.acknowledge(payload)
         except MessageError as error:
             self._complain(name.rpartition("/")[2], error.message[:300])
 
 
-def _wait_connected(parts: _Parts, stop: threading.Event, timeout_s: float) -> None:
+def _wait_connected(parts: _Parts, stop: threading.Event, timeout_s: float, on_turn: Callable[[], None]) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not (parts.link.connected or stop.is_set()):
         if time.monotonic() > deadline_s:
@@ -230,16 +273,24 @@ def _wait_connected(parts: _Parts, stop: threading.Event, timeout_s: float) -> N
                 hint="is the broker running, and are [broker] host, port and user right?",
             )
         parts.link.receive(0.05)
+        on_turn()
     parts.turn(0.0)
 
 
 def _no_answer(parts: _Parts, target: int, timeout_s: float) -> BrokerError | ConsoleError:
     if not parts.link.connected:
         return BrokerError(f"{parts.link.address}: connection lost: {parts.link.last_error or 'no answer'}")
+    hint = "is the console running, on the same broker and for the same tenant?"
     if parts.uploader.acked_seq < target:
         return ConsoleError(
             f"expected the console to acknowledge {target}, found {parts.uploader.acked_seq} "
             f"and nothing new for {timeout_s:g} s",
-            hint="is the console running, on the same broker and for the same tenant?",
+            hint=hint,
         )
-    return ConsoleError(f"expected the package from the console, found nothing new for {timeout_s:g} s")
+    if not parts.updates.downloading and not parts.jobs.idle:
+        return ConsoleError(
+            f"expected the console to acknowledge the end of {parts.jobs.unacknowledged}, "
+            f"found no answer for {timeout_s:g} s",
+            hint=hint,
+        )
+    return ConsoleError(f"expected the package from the console, found nothing new for {timeout_s:g} s", hint=hint)

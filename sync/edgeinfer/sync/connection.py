@@ -123,7 +123,7 @@ class Connection:
             if config.username:
                 self._client.username_pw_set(config.username, _password(config))
             if config.tls_ca or config.tls_cert:
-                self._client.tls_set(config.tls_ca or None, config.tls_cert or None, config.tls_key or None)
+                self._client.tls_set_context(_tls_context(config))
             if config.protocol == _MQTT_5:
                 properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho types only part of itself
                 properties.MaximumPacketSize = self._max_packet_bytes
@@ -212,6 +212,32 @@ class Connection:
         # Without this paho writes to the socket from the publishing thread too, and two writers can cut
         # into each other's packets. With it, publishing only queues and wakes the network thread.
         client.on_socket_register_write = lambda _c, _u, _sock: None
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """paho drops a socket whose handshake failed without closing it."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
+def _tls_context(config: BrokerConfig) -> ssl.SSLContext:
+    """Raises BrokerError for files that cannot be read."""
+    try:
+        context = ssl.create_default_context(cafile=config.tls_ca or None)
+    except OSError as error:
+        raise BrokerError(f"tls_ca: {config.tls_ca}: cannot be used: {error}") from error
+    if config.tls_cert:
+        try:
+            context.load_cert_chain(config.tls_cert, config.tls_key or None)
+        except OSError as error:
+            raise BrokerError(f"tls_cert, tls_key: {config.tls_cert}: cannot be used: {error}") from error
+    context.sslsocket_class = _TlsSocket
+    return context
 
 
 def _password(config: BrokerConfig) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import RuntimeDb, UpdateRow
 from edgeinfer.runtime.watched import Watched
@@ -21,6 +22,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     """The daemon's status document, as far as it is passed on. Fields that are not known here are ignored."""
 
     t_ns: int = 0
+    device: str = ""
     models: dict[str, dict[str, str]] = {}
     pipelines: dict[str, dict[str, Any]] = {}
     profile: dict[str, Any] = {}
@@ -49,7 +51,7 @@ class DaemonView:
         try:
             self.row = db.update()
             document = db.status()
-        except (BufferStorageError, msgspec.MsgspecError) as error:
+        except (BufferStorageError, *MALFORMED) as error:
             self._db.failed(BufferStorageError(f"{db.path}: cannot be read: {error}"))
             return
         if document != self._document:
@@ -63,6 +65,6 @@ class DaemonView:
 def _parse(document: bytes) -> DaemonStatus:
     try:
         return msgspec.json.decode(document, type=DaemonStatus)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         _log.warning("event=daemon_status_unreadable reason=%r", str(error))
         return DaemonStatus()

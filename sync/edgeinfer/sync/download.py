@@ -1,14 +1,16 @@
 """A blob on its way onto the disk: `{sha256}.part`, and `{sha256}.edgepkg` once all of it is there and right.
 
 What `sync.db` calls the offset has been fsynced before it was stored, so a download goes on there after a power
-cut. The hash is computed over the finished file, not over what passed by: it says what is on the disk. Nothing
-here trusts the content; the daemon verifies the package before it touches it.
+cut. The hash is computed over the finished file, not over what passed by: it says what is on the disk. It is
+computed in slices, because whoever calls has a watchdog to feed and a signal to obey. Nothing here trusts the
+content; the daemon verifies the package before it touches it.
 """
 
 import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from edgeinfer.runtime.errors import EdgeInferError
 from edgeinfer.runtime.handoff import Download, SyncDb
@@ -21,14 +23,41 @@ _log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
 _READ_BYTES = 1 << 20
+# A tenth of a second on a small board: 64 MiB of a slow card and a slow hash take a second and a half.
+_SLICE_BYTES = 4 << 20
 # What has to stay free for everything else on the device.
 _SPARE_BYTES = 8 << 20
+
+
+class _Hashing:
+    """The sha256 of a file, a slice at a time. `hashed` counts the bytes so far. Raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.hashed = 0
+        self._file: BinaryIO = path.open("rb")
+        self._digest = hashlib.sha256()
+
+    def step(self, n_bytes: int) -> str:
+        """Hash the next `n_bytes`; the digest once the end of the file was reached, else nothing."""
+        end = self.hashed + n_bytes
+        while self.hashed < end:
+            block = self._file.read(_READ_BYTES)
+            if not block:
+                return self._digest.hexdigest()
+            self._digest.update(block)
+            self.hashed += len(block)
+        return ""
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class BlobFile:
     """Downloads one blob into `folder`, keeping its progress in `db`. Closed when `done` or `error` is set.
 
-    Construction resumes what an earlier process left. Raises BufferStorageError when `db` cannot be written.
+    Construction resumes what an earlier process left. While `verifying`, call `verify` until it no longer is.
+    Raises BufferStorageError when `db` cannot be written.
     """
 
     def __init__(self, folder: Path, db: SyncDb, config: DownloadConfig, *, sha256: str, size: int) -> None:
@@ -42,6 +71,7 @@ class BlobFile:
         self._final = folder / f"{sha256}.edgepkg"
         self._attempts = 0
         self._file = -1
+        self._hashing: _Hashing | None = None
         self._transfer = BlobDownload(config, sha256=sha256, size=size)
         self._checkpoint = 0
         try:
@@ -57,11 +87,21 @@ class BlobFile:
         return self.size if self.done else self._transfer.offset
 
     @property
+    def verifying(self) -> bool:
+        """Whether all bytes are there and their hash is being computed."""
+        return self._hashing is not None
+
+    @property
+    def verified_bytes(self) -> int:
+        """How far the hash has come."""
+        return 0 if self._hashing is None else self._hashing.hashed
+
+    @property
     def ended(self) -> bool:
         return self.done or bool(self.error)
 
     def requests(self, now_s: float) -> list[BlobRequest]:
-        return [] if self.ended else self._transfer.requests(now_s)
+        return [] if self.ended or self.verifying else self._transfer.requests(now_s)
 
     def forget_requests(self) -> None:
         """The connection was lost: what was asked for has to be asked for again."""
@@ -69,7 +109,7 @@ class BlobFile:
 
     def receive(self, answer: BlobRange) -> RangeVerdict:
         """Take a range from the console; writes it, and finishes the file with the last one."""
-        verdict = RangeVerdict.UNASKED if self.ended else self._transfer.receive(answer)
+        verdict = RangeVerdict.UNASKED if self.ended or self.verifying else self._transfer.receive(answer)
         try:
             if verdict is RangeVerdict.TAKEN:
                 self._write(answer)
@@ -81,8 +121,22 @@ class BlobFile:
             self._fail(f"{self._part}: cannot be written: {error.strerror or error}")
         return verdict
 
+    def verify(self, n_bytes: int = _SLICE_BYTES) -> None:
+        """Hash the next slice; at the end of the file it becomes the package, or is fetched again."""
+        hashing = self._hashing
+        if hashing is None:
+            return
+        try:
+            found = hashing.step(n_bytes)
+            if found:
+                self._stop_hashing()
+                self._verified(hashing.path, found)
+        except OSError as error:
+            self._fail(f"{hashing.path}: cannot be read: {error.strerror or error}")
+
     def close(self) -> None:
         """Keep what is there for another time."""
+        self._stop_hashing()
         if self._file < 0:
             return
         try:
@@ -95,16 +149,19 @@ class BlobFile:
     def _resume(self) -> None:
         self._part.parent.mkdir(parents=True, exist_ok=True)
         self._remove_others()
-        if self._final.is_file() and self._final.stat().st_size == self.size and _sha256(self._final) == self.sha256:
-            self._finish()
-            return
+        if self._final.is_file() and self._final.stat().st_size == self.size:
+            self._hashing = _Hashing(self._final)
+        else:
+            self._resume_part()
+
+    def _resume_part(self) -> None:
         self._require_room()
         known = self._db.download(self.sha256)
         self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         durable = min(known.offset, os.fstat(self._file).st_size) if known is not None and not known.error else 0
         self._begin(durable)
         if self._transfer.complete:
-            self._check()
+            self._begin_hashing()
 
     def _begin(self, offset: int) -> None:
         self._transfer = BlobDownload(self._config, sha256=self.sha256, size=self.size, offset=offset)
@@ -118,7 +175,7 @@ class BlobFile:
             written = os.pwrite(self._file, view, position)
             view, position = view[written:], position + written
         if self._transfer.complete:
-            self._check()
+            self._begin_hashing()
         elif self._transfer.offset - self._checkpoint >= self._config.checkpoint_bytes:
             self._save()
 
@@ -127,14 +184,22 @@ class BlobFile:
         self._checkpoint = self._transfer.offset
         self._db.set_download(Download(self.sha256, self.size, self._checkpoint, done=False))
 
-    def _check(self) -> None:
-        """All bytes are there: they become the package, or are thrown away and fetched again."""
-        os.fsync(self._file)
-        found = _sha256(self._part)
+    def _begin_hashing(self) -> None:
+        """All bytes are there."""
+        self._save()
+        self._hashing = _Hashing(self._part)
+
+    def _verified(self, path: Path, found: str) -> None:
         if found == self.sha256:
-            self._part.rename(self._final)
+            if path != self._final:
+                path.rename(self._final)
             self._finish()
-            return
+        elif path == self._final:  # left by an earlier process, and damaged since
+            self._resume_part()
+        else:
+            self._begin_again(found)
+
+    def _begin_again(self, found: str) -> None:
         self._attempts += 1
         _log.warning(
             "event=download_wrong_hash expected=%s found=%s attempt=%d", self.sha256[:12], found[:12], self._attempts
@@ -157,10 +222,16 @@ class BlobFile:
 
     def _fail(self, reason: str) -> None:
         _log.error("event=download_failed sha256=%s reason=%r", self.sha256[:12], reason)
+        self._stop_hashing()
         self.error = reason
         self._close_file()
         self._part.unlink(missing_ok=True)
         self._db.set_download(Download(self.sha256, self.size, 0, done=False, error=reason))
+
+    def _stop_hashing(self) -> None:
+        if self._hashing is not None:
+            self._hashing.close()
+            self._hashing = None
 
     def _close_file(self) -> None:
         if self._file >= 0:
@@ -179,11 +250,3 @@ class BlobFile:
         there = self._part.stat().st_size if self._part.exists() else 0
         if stat.f_bavail * stat.f_frsize + there < self.size + _SPARE_BYTES:
             raise OSError(28, f"no room for {self.size} bytes")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

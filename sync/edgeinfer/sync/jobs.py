@@ -1,12 +1,16 @@
 """Tells the console how each assignment fares, and the daemon that the console has been told.
 
-Assignments that came to an end are in the daemon's row until the broker has confirmed the message that says
-so; then `sync.db` gets the counter `job:{job}`, which lets the daemon's machine go on to REPORTED.
+An end is told until the console says that it has stored it (`down/job/{id}`): at once, after each reconnect, and
+now and then in between. A broker's PUBACK proves nothing. Only then `sync.db` gets the counter `job:{job}`, which
+lets the daemon's machine go on to REPORTED.
 """
 
+import msgspec
+
+from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.handoff import SyncDb, UpdateRow
-from edgeinfer.sync.messages import JobStatus, encode, is_name, topic
-from edgeinfer.sync.mqtt import MqttLink, Ticket
+from edgeinfer.sync.messages import JobAck, JobStatus, decode, encode, is_name, topic
+from edgeinfer.sync.mqtt import MqttLink
 from edgeinfer.sync.settings import SyncConfig
 
 __all__ = ["FINAL_STATES", "JobReporter", "job_status"]
@@ -15,6 +19,9 @@ FINAL_STATES = frozenset({"COMMITTED", "ROLLED_BACK", "FAILED"})
 # States after which the job has long ended: the console is told how it ended instead.
 _AFTERWARDS = frozenset({"IDLE", "REPORTED"})
 _PROGRESS_INTERVAL_S = 0.5
+# A console that is there answers within a second; one that is away for days must not be shouted at.
+_REPEAT_S = 20.0
+_REPEAT_MAX_S = 60.0
 
 
 def job_status(row: UpdateRow, *, offset: int) -> JobStatus | None:
@@ -35,7 +42,17 @@ def job_status(row: UpdateRow, *, offset: int) -> JobStatus | None:
     )
 
 
+class _End(msgspec.Struct):
+    """An end that the console has not acknowledged, and when to say it again."""
+
+    status: JobStatus
+    due_s: float
+    waits: Backoff
+
+
 class JobReporter:
+    """`acknowledged` counts the ends that the console has acknowledged to this object."""
+
     def __init__(self, config: SyncConfig, db: SyncDb, link: MqttLink) -> None:
         self._config = config
         self._db = db
@@ -43,30 +60,74 @@ class JobReporter:
         self._published: JobStatus | None = None
         self._published_s = float("-inf")
         self._told: set[str] = set()
-        self._unconfirmed: list[tuple[str, int, Ticket]] = []
+        self._ends: dict[str, _End] = {}
+        self.acknowledged = 0
 
     @property
     def idle(self) -> bool:
-        """Whether everything that was said has been confirmed."""
-        return not self._unconfirmed
+        """Whether the console has acknowledged every end."""
+        return not self._ends
+
+    @property
+    def unacknowledged(self) -> str:
+        """The jobs whose end the console has not acknowledged, for a person to read."""
+        return ", ".join(self._ends)
 
     def connected(self) -> None:
-        """A new connection: say the current job again."""
+        """A new connection: say the current job again, and every end that was not acknowledged."""
         self._published = None
-        self._unconfirmed.clear()
         self._published_s = float("-inf")
+        self.console_spoke()
+
+    def console_spoke(self) -> None:
+        """The console says its wishes when it has come back: every end that it has not acknowledged is due."""
+        for end in self._ends.values():
+            end.due_s = float("-inf")
+            end.waits.reset()
 
     def step(self, row: UpdateRow | None, *, offset: int, now_s: float) -> None:
-        """Publish what changed. Raises BufferStorageError."""
+        """Publish what changed, and what is due again. Raises BufferStorageError."""
         if row is None:
             return
-        self._take_confirmations()
         status = job_status(row, offset=offset)
-        if status is not None and self._is_news(status, now_s) and self._say(status):
+        self._collect_ends(row, status)
+        self._say_ends(row.job, now_s)
+        if status is None or status.job in self._ends:
+            return
+        if self._is_news(status, now_s) and self._say(status):
             self._published, self._published_s = status, now_s
+
+    def acknowledge(self, raw: bytes) -> None:
+        """Take the payload of `down/job/{id}`. Raises MessageError and BufferStorageError."""
+        ack = decode(raw, JobAck)
+        end = self._ends.get(ack.job)
+        if end is None or end.status.state != ack.state:
+            return
+        self._db.set_counter(f"job:{ack.job}", 1)
+        if end.status.desired_version > self._db.counter("reported_version"):
+            self._db.set_counter("reported_version", end.status.desired_version)
+        self._told.add(ack.job)
+        del self._ends[ack.job]
+        self.acknowledged += 1
+
+    def _collect_ends(self, row: UpdateRow, current: JobStatus | None) -> None:
+        if current is not None and current.state in FINAL_STATES:
+            self._expect(current)
         for job, state in row.finished.items():
-            if job != row.job and is_name(job) and self._is_untold(job):
-                self._say(JobStatus(job=job, desired_version=row.desired_version, state=state))
+            if job != row.job and is_name(job) and state in FINAL_STATES:
+                self._expect(JobStatus(job=job, desired_version=row.desired_version, state=state))
+
+    def _expect(self, status: JobStatus) -> None:
+        if status.job in self._ends or self._is_told(status.job):
+            return
+        self._ends[status.job] = _End(status, float("-inf"), Backoff(first_s=_REPEAT_S, cap_s=_REPEAT_MAX_S))
+
+    def _say_ends(self, current: str, now_s: float) -> None:
+        for end in self._ends.values():
+            if now_s >= end.due_s and self._say(end.status):
+                end.due_s = now_s + end.waits.next()
+                if end.status.job == current:
+                    self._published, self._published_s = end.status, now_s
 
     def _is_news(self, status: JobStatus, now_s: float) -> bool:
         last = self._published
@@ -76,27 +137,9 @@ class JobReporter:
 
     def _say(self, status: JobStatus) -> bool:
         name = topic(self._config.tenant, self._config.device, f"up/job/{status.job}")
-        if not self._link.publish(name, encode(status), qos=1):
-            return False
-        if status.state in FINAL_STATES:
-            self._unconfirmed.append((status.job, status.desired_version, self._link.ticket()))
-        return True
+        return self._link.publish(name, encode(status), qos=1)
 
-    def _is_untold(self, job: str) -> bool:
-        if job in self._told or any(job == waiting for waiting, _, _ in self._unconfirmed):
-            return False
-        if self._db.counter(f"job:{job}"):
+    def _is_told(self, job: str) -> bool:
+        if job not in self._told and self._db.counter(f"job:{job}"):
             self._told.add(job)
-            return False
-        return True
-
-    def _take_confirmations(self) -> None:
-        confirmed = [entry for entry in self._unconfirmed if self._link.is_confirmed(entry[2])]
-        for entry in confirmed:
-            job, version, _ = entry
-            self._unconfirmed.remove(entry)
-            if job not in self._told:
-                self._db.set_counter(f"job:{job}", 1)
-                self._told.add(job)
-            if version > self._db.counter("reported_version"):
-                self._db.set_counter("reported_version", version)
+        return job in self._told

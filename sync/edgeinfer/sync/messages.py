@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from edgeinfer.runtime.chunk import EVICTED_PIPELINE
+from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import MessageError
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "BlobRequest",
     "ChunkMessage",
     "DesiredState",
+    "JobAck",
     "JobStatus",
     "ReportedState",
     "StateMessage",
@@ -51,8 +53,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CHUNK_MAGIC = b"EI"
 _RANGE_MAGIC = b"ER"
 _WIRE_VERSION = 1
-# magic, version, codec, epoch, first_seq, n, crc32 of the body
-_CHUNK_HEADER = struct.Struct(">2sBBQQII")
+# magic, version, codec, epoch, first_seq, n; then the check: crc32 of these, xor crc32 of the body. A number that
+# was damaged on the way must not take another result's place.
+_CHUNK_HEADER = struct.Struct(">2sBBQQI")
+_CHUNK_CHECK = struct.Struct(">I")
 # magic, version, reserved, sha256 of the blob, offset, total bytes of the blob, crc32 of the range
 _RANGE_HEADER = struct.Struct(">2sBx32sQQI")
 
@@ -155,6 +159,13 @@ class JobStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     swap_ms: float = 0.0
 
 
+class JobAck(msgspec.Struct, frozen=True):
+    """`down/job/{id}`: the console has stored that the job ended in `state`."""
+
+    job: ShortText
+    state: ShortText
+
+
 class BlobRequest(msgspec.Struct, frozen=True):
     """`up/get`: `length` bytes of a blob from `offset` on."""
 
@@ -223,29 +234,32 @@ def decode(raw: bytes, type_: type[T]) -> T:
         raise MessageError(f"expected at most {MAX_CONTROL_BYTES} bytes, found {len(raw)}")
     try:
         return msgspec.json.decode(raw, type=type_)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except MALFORMED as error:
         raise MessageError(f"expected a {type_.__name__} message: {error}") from error
 
 
 def encode_chunk(message: ChunkMessage) -> bytes:
-    header = _CHUNK_HEADER.pack(
-        _CHUNK_MAGIC, _WIRE_VERSION, message.codec, message.epoch, message.first_seq, message.n, message.crc
-    )
-    return header + message.body
+    header = _CHUNK_HEADER.pack(_CHUNK_MAGIC, _WIRE_VERSION, message.codec, message.epoch, message.first_seq, message.n)
+    return header + _CHUNK_CHECK.pack(zlib.crc32(header) ^ message.crc) + message.body
 
 
 def decode_chunk(raw: bytes) -> ChunkMessage:
-    """Raises MessageError: too short, too large, not a chunk, wrong CRC."""
+    """Raises MessageError: too short, too large, not a chunk, damaged."""
     if len(raw) > MAX_CHUNK_BYTES:
         raise MessageError(f"expected a chunk of at most {MAX_CHUNK_BYTES} bytes, found {len(raw)}")
-    _, codec, epoch, first_seq, n, crc = _unpack(_CHUNK_HEADER, raw, _CHUNK_MAGIC, "chunk")
-    body = raw[_CHUNK_HEADER.size :]
+    start = _CHUNK_HEADER.size + _CHUNK_CHECK.size
+    if len(raw) < start:
+        raise MessageError(f"expected a chunk of at least {start} bytes, found {len(raw)}")
+    _, codec, epoch, first_seq, n = _unpack(_CHUNK_HEADER, raw, _CHUNK_MAGIC, "chunk")
+    (check,) = _CHUNK_CHECK.unpack_from(raw, _CHUNK_HEADER.size)
+    body = raw[start:]
     found = zlib.crc32(body)
-    if found != crc:
-        raise MessageError(f"expected a chunk with crc32 {crc:08x}, found {found:08x}")
+    expected = check ^ zlib.crc32(raw[: _CHUNK_HEADER.size])
+    if found != expected:
+        raise MessageError(f"expected a chunk with crc32 {expected:08x}, found {found:08x}")
     if n < 1 or max(epoch, first_seq + n) >= 1 << 63:
         raise MessageError(f"expected a chunk of at least one result in range, found n={n} first_seq={first_seq}")
-    return ChunkMessage(codec, epoch, first_seq, n, crc, body)
+    return ChunkMessage(codec, epoch, first_seq, n, found, body)
 
 
 def encode_blob_range(message: BlobRange) -> bytes:

@@ -36,6 +36,8 @@ _STABLE_S = 5.0
 # CONNACK and SUBACK have to come within this, or the peer is no broker.
 _HANDSHAKE_S = 10.0
 _MAX_WAITING = 1000
+# Fixed header, lengths, packet number, properties.
+_PACKET_OVERHEAD_BYTES = 32
 _MAX_OUTGOING_BYTES = 16 << 20
 
 
@@ -142,6 +144,11 @@ class MqttLink:
             self._accepted += 1
             return True
 
+    def fits(self, topic: str, size: int) -> bool:
+        """Whether the broker, by its own word, ever takes a message of `size` bytes. True before it has spoken."""
+        limit = self._broker_max_bytes
+        return not limit or len(topic) + size + _PACKET_OVERHEAD_BYTES <= limit
+
     def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
         """The next message (topic, payload), or None after `timeout_s` or when the link changed."""
         return self._inbox.get(timeout_s)
@@ -173,7 +180,7 @@ class MqttLink:
     def _accepts(self, topic: str, payload: bytes, qos: int) -> bool:
         if not self.connected or self._connection is None or self._stopping.is_set():
             return False
-        if len(topic) + len(payload) + 32 > self._broker_max_bytes:
+        if not self.fits(topic, len(payload)):
             _log.error(
                 "event=message_too_large topic=%s bytes=%d limit=%d", topic, len(payload), self._broker_max_bytes
             )

@@ -38,23 +38,44 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+class _Signals:
+    """What was signalled, in plain flags that the loop looks at each turn.
+
+    A handler runs in the main thread between any two instructions. One that sets an Event while it has interrupted
+    `Event.wait` wants a lock that the interrupted frame holds, and both wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self.ending = False
+        self.reload_wanted = False
+
+    def install(self, *, hangup: bool = True) -> None:
+        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGINT, self._end)
+        if hangup:
+            signal.signal(signal.SIGHUP, self._reload)
+
+    def _end(self, _signal: int, _frame: FrameType | None) -> None:
+        self.ending = True
+
+    def _reload(self, _signal: int, _frame: FrameType | None) -> None:
+        self.reload_wanted = True
+
+
 class _Service:
     """Keeps an agent running, and replaces it by one with the new configuration after SIGHUP."""
 
     def __init__(self, path: Path, config: SyncConfig) -> None:
         self._path = path
         self._config = config
-        self._ending = threading.Event()
-        self._reload = threading.Event()
+        self._signals = _Signals()
         self._leave = threading.Event()  # the present agent is to return
         self._watchdog_s = watchdog_interval_s()
         self._watched_s = 0.0
 
     def run(self) -> None:
-        signal.signal(signal.SIGTERM, self._on_end)
-        signal.signal(signal.SIGINT, self._on_end)
-        signal.signal(signal.SIGHUP, self._on_hangup)
-        while not self._ending.is_set():
+        self._signals.install()
+        while not self._signals.ending:
             self._leave.clear()
             agent = Agent(self._config)
             _log.info("event=agent_started device=%s state_dir=%s", self._config.device, self._config.state_dir)
@@ -64,10 +85,10 @@ class _Service:
         _log.info("event=agent_stopped device=%s", self._config.device)
 
     def _on_turn(self) -> None:
-        if self._ending.is_set():
+        if self._signals.ending:
             self._leave.set()
-        if self._reload.is_set():
-            self._reload.clear()
+        if self._signals.reload_wanted:
+            self._signals.reload_wanted = False
             self._read_again()
         now_s = time.monotonic()
         if self._watchdog_s is not None and now_s - self._watched_s >= self._watchdog_s:
@@ -88,19 +109,16 @@ class _Service:
         if not self._leave.is_set():
             notify("READY=1")
 
-    def _on_end(self, _signal: int, _frame: FrameType | None) -> None:
-        self._ending.set()
-        self._leave.set()
-
-    def _on_hangup(self, _signal: int, _frame: FrameType | None) -> None:
-        self._reload.set()
-
 
 def _once(config: SyncConfig, *, timeout_s: float, as_json: bool) -> int:
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _signal, _frame: stop.set())
-    report = Agent(config).drain_once(timeout_s, stop=stop)
+    stop, signals = threading.Event(), _Signals()
+    signals.install(hangup=False)
+
+    def on_turn() -> None:
+        if signals.ending:
+            stop.set()
+
+    report = Agent(config).drain_once(timeout_s, stop=stop, on_turn=on_turn)
     sys.stdout.write(_render(report, as_json=as_json) + "\n")
     return 0
 

@@ -7,7 +7,7 @@ The agent can neither check nor install: it passes the signed wish on as it came
 import logging
 from pathlib import Path
 
-from edgeinfer.runtime.errors import MessageError
+from edgeinfer.runtime.errors import BufferStorageError, MessageError
 from edgeinfer.runtime.handoff import Desired, SyncDb, UpdateRow
 from edgeinfer.runtime.trust import Envelope
 from edgeinfer.sync.daemon_view import DaemonView
@@ -54,6 +54,15 @@ class Updates:
         return 0 if self._blob is None else self._blob.offset
 
     @property
+    def verifying(self) -> bool:
+        """Whether a whole blob is being hashed: there is work to do without any message."""
+        return self._blob is not None and self._blob.verifying
+
+    @property
+    def verified_bytes(self) -> int:
+        return 0 if self._blob is None else self._blob.verified_bytes
+
+    @property
     def downloading(self) -> bool:
         return self._blob is not None and not self._blob.ended
 
@@ -93,7 +102,10 @@ class Updates:
             self._blob.receive(answer)
 
     def step(self, now_s: float, *, online: bool) -> None:
-        """Begin, go on with, or leave a download, as the daemon's row says; ask for ranges while `online`."""
+        """Begin, go on with, or leave a download, as the daemon's row says; ask for ranges while `online`.
+
+        Hashes one slice of what is complete.
+        """
         row = self._view.row
         if row is None or row.state != "DOWNLOADING" or not _is_downloadable(row):
             self.close()
@@ -108,7 +120,13 @@ class Updates:
                 "event=download job=%s sha256=%s bytes=%d offset=%d",
                 row.job, row.blob_sha256[:12], row.blob_bytes, self._blob.offset,
             )  # fmt: skip
-        if online:
+        if self.verifying and self._blob is not None:
+            try:
+                self._blob.verify()
+            except BufferStorageError:
+                self.close()  # what is on the disk is looked at afresh in the next turn
+                raise
+        elif online:
             self._ask(now_s)
 
     def _ask(self, now_s: float) -> None:

@@ -6,15 +6,16 @@ what the console then ignores.
 """
 
 import logging
+import zlib
 from pathlib import Path
 
 from edgeinfer.runtime.buffer_reader import BufferReader
-from edgeinfer.runtime.chunk import StoredChunk
+from edgeinfer.runtime.chunk import StoredChunk, tombstone
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.runtime.watched import Watched
 from edgeinfer.sync.loglimit import LogLimit
-from edgeinfer.sync.messages import Ack, ChunkMessage, decode, encode_chunk, topic
+from edgeinfer.sync.messages import MAX_CHUNK_BYTES, Ack, ChunkMessage, decode, encode_chunk, topic
 from edgeinfer.sync.mqtt import MqttLink
 from edgeinfer.sync.session import AckVerdict, UploadSession
 from edgeinfer.sync.settings import SyncConfig
@@ -174,12 +175,29 @@ class Uploader:
                 return
 
     def _publish(self, session: UploadSession, chunk: StoredChunk, now_s: float) -> bool:
-        message = ChunkMessage(chunk.codec, session.epoch, chunk.first_seq, chunk.n, chunk.crc, chunk.body)
-        raw = encode_chunk(message)
-        name = topic(self._config.tenant, self._config.device, f"up/res/{chunk.pipeline}")
+        name, raw = self._message(session, self._undamaged(chunk, now_s))
+        if len(raw) > MAX_CHUNK_BYTES or not self._link.fits(name, len(raw)):
+            name, raw = self._message(session, self._given_up(chunk, "too large", now_s))
         if not self._link.publish(name, raw, qos=1):
             return False
         self.sent_results += max(0, chunk.last_seq - max(session.sent_seq, chunk.first_seq - 1))
         self.sent_bytes += len(raw)
         session.sent(chunk.first_seq, chunk.n, size=len(raw), now_s=now_s)
         return True
+
+    def _message(self, session: UploadSession, chunk: StoredChunk) -> tuple[str, bytes]:
+        message = ChunkMessage(chunk.codec, session.epoch, chunk.first_seq, chunk.n, chunk.crc, chunk.body)
+        return topic(self._config.tenant, self._config.device, f"up/res/{chunk.pipeline}"), encode_chunk(message)
+
+    def _undamaged(self, chunk: StoredChunk, now_s: float) -> StoredChunk:
+        """The chunk as it was written, or a tombstone: the console refuses what has rotted, and what it lacks
+        would keep back all that comes after."""
+        return chunk if zlib.crc32(chunk.body) == chunk.crc else self._given_up(chunk, "damaged", now_s)
+
+    def _given_up(self, chunk: StoredChunk, reason: str, now_s: float) -> StoredChunk:
+        if (held := self._limit.admit(reason, now_s)) is not None:
+            _log.error(
+                "event=chunk_given_up reason=%r first_seq=%d n=%d bytes=%d held_back=%d",
+                reason, chunk.first_seq, chunk.n, len(chunk.body), held,
+            )  # fmt: skip
+        return tombstone(chunk.first_seq, chunk.n, t0_ns=chunk.t0_ns, reason=reason)

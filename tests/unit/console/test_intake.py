@@ -9,9 +9,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeinfer.console.intake import Evicted, Inbound, Results, read_message
+from edgeinfer.console.intake import Evicted, Inbound, Results, Undecodable, read_message
 from edgeinfer.runtime.codec import JSON, encode
-from edgeinfer.runtime.errors import CodecError, MessageError
+from edgeinfer.runtime.errors import MessageError
 from edgeinfer.runtime.results import Kind, Result
 from edgeinfer.sync import messages
 
@@ -43,7 +43,7 @@ _DOCUMENTS = st.dictionaries(st.sampled_from(_FIELDS), _JSON).map(lambda d: json
 def _read(topic: str, payload: bytes) -> Inbound | None:
     try:
         return read_message(topic, payload, tenant="default")
-    except (MessageError, CodecError):
+    except MessageError:
         return None
 
 
@@ -61,7 +61,7 @@ def test_any_chunk_with_a_right_crc(codec: int, epoch: int, first_seq: int, n: i
     raw = messages.encode_chunk(messages.ChunkMessage(codec, epoch, first_seq, n, zlib.crc32(body), body))
     message = _read(messages.topic("default", "dev-1", "up/res/door"), raw)
     if message is not None:
-        assert isinstance(message.body, Results | Evicted)
+        assert isinstance(message.body, Results | Evicted | Undecodable)
         assert 1 <= message.body.first_seq < 2**63
 
 
@@ -70,7 +70,10 @@ def test_any_json_in_a_chunk(documents: list[dict[str, object]]) -> None:
     body = zstandard.compress(json.dumps(documents).encode())
     raw = messages.encode_chunk(messages.ChunkMessage(JSON, 1, 1, max(1, len(documents)), zlib.crc32(body), body))
     message = _read(messages.topic("default", "dev-1", "up/res/door"), raw)
-    if message is not None:
+    assert message is not None
+    if isinstance(message.body, Undecodable):
+        assert (message.body.first_seq, message.body.n) == (1, max(1, len(documents)))
+    else:
         assert isinstance(message.body, Results)
         assert all(-(2**63) <= result.t_ns < 2**63 for result in message.body.results)
 
@@ -90,6 +93,18 @@ def test_a_tombstone_says_why() -> None:
     body = b'{"reason": "full", "n": 3}'
     raw = messages.encode_chunk(messages.ChunkMessage(0, 7, 11, 3, zlib.crc32(body), body))
     assert _send("up/res/_evicted", raw) == Inbound("dev-1", Evicted(7, 11, 3, "full"))
+
+
+@pytest.mark.parametrize("codec", [0, 1, 2, 9, 255])
+def test_a_whole_chunk_of_an_unknown_kind_is_undecodable_and_no_refusal(codec: int) -> None:
+    body = b"of a later version"
+    raw = messages.encode_chunk(messages.ChunkMessage(codec, 7, 11, 3, zlib.crc32(body), body))
+    message = _send("up/res/door", raw)
+    assert message is not None
+    assert isinstance(message.body, Undecodable)
+    assert (message.body.epoch, message.body.first_seq, message.body.n) == (7, 11, 3)
+    with pytest.raises(MessageError, match="crc32"):
+        _send("up/res/door", raw[:-1] + b"?")
 
 
 @pytest.mark.parametrize(

@@ -68,11 +68,17 @@ def test_ends_that_need_no_words(
     assert capsys.readouterr().err == ""
 
 
-def test_debug_shows_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arguments", [["--debug", "run"], ["run", "--debug"]])
+def test_debug_shows_where_it_comes_from(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     service = raising(ConfigError("wrong"))
     monkeypatch.setitem(sys.modules, "edgeinfer.runtime.daemon", service)
-    with pytest.raises(ConfigError):
-        main(["--debug", "run"])
+    monkeypatch.setenv("EDGEINFER_DEBUG", "")
+    assert main(arguments) == ConfigError.exit_code, "the status stays what it is"
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "edgeinfer: error: wrong" in shown
 
 
 @pytest.mark.parametrize(

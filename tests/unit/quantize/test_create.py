@@ -11,7 +11,7 @@ import pytest
 from edgeinfer.quantize.commands import create_package, keygen_command, sign_command
 from edgeinfer.quantize.postprocessing import is_probabilities
 from edgeinfer.runtime.errors import ConfigError, ModelError, PackageError, SignatureError, UsageError
-from edgeinfer.runtime.manifest import ClassifyPost, ImagePre
+from edgeinfer.runtime.manifest import ClassifyPost, ImagePre, Task
 from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.trust import SigningKey, verify
 
@@ -134,8 +134,96 @@ def test_bad_places_for_a_key(tmp_path: Path, name: str) -> None:
 def test_signing_what_is_not_there(package: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such package"):
         sign_command(tmp_path / "none.edgepkg", key=tmp_path / "none.key")
-    with pytest.raises(SignatureError, match="private key"):
+    with pytest.raises(UsageError, match="no such key file") as caught:
         sign_command(package, key=tmp_path / "none.key")
+    assert caught.value.exit_code == 2
+    (tmp_path / "text.key").write_text("no key")
+    with pytest.raises(SignatureError, match="private key"):
+        sign_command(package, key=tmp_path / "text.key")
+
+
+def test_a_missing_key_is_found_before_anything_is_packed(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    output = tmp_path / "x.edgepkg"
+    with pytest.raises(UsageError, match="no such key file"):
+        create_package(
+            [make_model()],
+            task="classification",
+            name="x",
+            version="1.0.0",
+            output=output,
+            sign_key=tmp_path / "none.key",
+        )
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(("lines", "fits"), [("left\n", False), ("left\nright\n", True), ("a\nb\nc\n", False)])
+def test_labels_are_as_many_as_classes(make_model: Callable[..., Path], tmp_path: Path, lines: str, fits: bool) -> None:
+    (tmp_path / "labels.txt").write_text(lines)
+    output = tmp_path / "x.edgepkg"
+
+    def create() -> None:
+        create_package(
+            [make_model()],
+            task="classification",
+            name="x",
+            version="1.0.0",
+            output=output,
+            labels=tmp_path / "labels.txt",
+        )
+
+    if fits:
+        create()
+    else:
+        with pytest.raises(UsageError, match=f"expected 2 labels, .* found {lines.count(chr(10))}"):
+            create()
+    assert output.exists() == fits
+
+
+def _identity_model(path: Path, *sizes: int) -> Path:
+    """A model that hands out its input, as a segmentation or a reconstruction has the shape of its own."""
+    shape = [1, *sizes]
+    tensors = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", tensors[:1], tensors[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.save(model, str(path))
+    return path
+
+
+def test_a_segmentation_is_no_classification(tmp_path: Path) -> None:
+    model = _identity_model(tmp_path / "segments.onnx", 13, 13)
+    with pytest.raises(ConfigError, match=r"one axis of classes .* found the output 'y' of shape \(1, 13, 13\)"):
+        create_package([model], task="classification", name="x", version="1.0.0", output=tmp_path / "x.edgepkg")
+    assert not (tmp_path / "x.edgepkg").exists()
+
+
+def test_axes_of_one_beside_the_classes_are_fine(tmp_path: Path) -> None:
+    model = _identity_model(tmp_path / "wide.onnx", 1, 1, 7)
+    create_package([model], task="classification", name="x", version="1.0.0", output=tmp_path / "x.edgepkg")
+
+
+@pytest.mark.parametrize(
+    ("task", "postprocess", "said"),
+    [
+        ("anomaly", "threshold=0.5,score=mse", "a reconstruction has the size of its input"),
+        ("detection", "format=tflite_ssd", "expected 4 outputs"),
+        ("detection", "format=yolo", r"expected one output \(1, n, 5 \+ classes\)"),
+    ],
+)
+def test_what_the_device_would_refuse_is_not_packed(
+    make_model: Callable[..., Path], tmp_path: Path, task: Task, postprocess: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        create_package(
+            [make_model()],
+            task=task,
+            name="x",
+            version="1.0.0",
+            output=tmp_path / "x.edgepkg",
+            postprocess=postprocess,
+        )
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "x.edgepkg").exists()
 
 
 @pytest.mark.parametrize("shape", [["batch", 1, "height", "width"], [4, 1, 8, 8], [0, 1, 8, 8]])

@@ -28,7 +28,7 @@ def _samples(y: list[int], *, group: list[int] | None = None) -> Samples:
 
 
 def test_reads_what_numpy_wrote(tmp_path: Path) -> None:
-    path = _write(tmp_path, x=np.zeros((4, 3)), y=[0, 1, 0, 1], x_calibration=np.zeros((2, 3)), group=[7, 7, 9, 9])
+    path = _write(tmp_path, x=np.zeros((4, 3)), y=[0, 0, 1, 1], x_calibration=np.zeros((2, 3)), group=[7, 7, 9, 9])
     read = load_samples(path, task="anomaly")
     assert read.x.shape == (4, 3)
     assert read.group is not None
@@ -91,6 +91,12 @@ def test_samples_that_do_not_hold_together_are_refused(tmp_path: Path, arrays: d
 def test_anomaly_needs_both_labels(tmp_path: Path) -> None:
     with pytest.raises(SamplesError, match="both 0"):
         load_samples(_write(tmp_path, x=np.zeros((2, 3)), y=[0, 0]), task="anomaly")
+
+
+def test_a_group_of_mixed_labels_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path, x=np.zeros((5, 3)), y=[0, 1, 0, 1, 1], group=[7, 9, 7, 9, 7])
+    with pytest.raises(SamplesError, match=r"one label for all rows of a group, found \[0, 1\] in group 7 \(1 of 2"):
+        load_samples(path, task="anomaly")
 
 
 def test_detection_needs_no_labels(tmp_path: Path) -> None:

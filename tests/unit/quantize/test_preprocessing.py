@@ -34,14 +34,14 @@ def test_size_and_layout_follow_from_the_model() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("pre.toml", 'kind = "window"\nlength = 16\nmean = [1, 2]\nstd = 2\nraw = true\n'),
-        ("pre.json", '{"kind": "window", "length": 16, "mean": [1, 2], "std": 2.0, "raw": true}'),
+        ("pre.toml", 'kind = "window"\nlength = 40\nmean = [1, 2]\nstd = 2\nraw = true\n'),
+        ("pre.json", '{"kind": "window", "length": 40, "mean": [1, 2], "std": 2.0, "raw": true}'),
     ],
 )
 def test_files_say_the_same_as_inline(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     declared = declare(str(tmp_path / name), WINDOW)
-    assert declared == declare("kind=window,length=16,mean=1,2,std=2,raw=true", WINDOW)
+    assert declared == declare("kind=window,length=40,mean=1,2,std=2,raw=true", WINDOW)
     assert declared.raw
 
 
@@ -126,6 +126,41 @@ def test_raw_pictures_of_another_size_are_refused() -> None:
         model_inputs(np.zeros((2, 30, 24, 3)), declared, IMAGE, where="here")
 
 
+KEYWORD = TensorSpec(name="x", shape=(1, 49, 10, 1), dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("spec", "model", "said"),
+    [
+        ("length=48", KEYWORD, r"declares a window of length 48, the model takes \(49, 10, 1\)"),
+        ("length=10", KEYWORD, "declares a window of length 10"),
+        ("length=16", TensorSpec(name="x", shape=(1, 81), dtype="float32"), r"length 16, the model takes \(81,\)"),
+        ("length=81", WINDOW, "length 81"),
+        ("length=49,channels=a,b", KEYWORD, "expected 10 channels .* found 2: a, b"),
+        ("channels=a,b", WINDOW, "expected 80 channels"),
+        ("length=49,mean=1,2", KEYWORD, "expected 1 or 10 numbers for mean, found 2"),
+        ("length=16,std=1,2,3,4", WINDOW, "expected 1 or 5 numbers for std, found 4"),
+    ],
+)
+def test_windows_that_do_not_fit_the_model_are_refused(spec: str, model: TensorSpec, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        declare(f"kind=window,{spec}", model)
+
+
+@pytest.mark.parametrize(
+    ("spec", "model"),
+    [
+        ("length=49,mean=0,1,2,3,4,5,6,7,8,9", KEYWORD),
+        ("length=490", KEYWORD),
+        ("length=1", KEYWORD),
+        ("length=16,channels=a,b,c,d,e", WINDOW),
+        ("length=80,mean=3", WINDOW),
+    ],
+)
+def test_windows_that_fit(spec: str, model: TensorSpec) -> None:
+    assert isinstance(declare(f"kind=window,{spec}", model).preprocess, WindowPre)
+
+
 def test_raw_windows_are_scaled_by_channel_and_flattened() -> None:
     declared = declare("kind=window,length=16,mean=1,2,3,4,5,std=2,raw=true", WINDOW)
     made = model_inputs(np.full((2, 16, 5), 5.0), declared, WINDOW, where="here")
@@ -134,7 +169,7 @@ def test_raw_windows_are_scaled_by_channel_and_flattened() -> None:
 
 
 def test_raw_windows_with_another_number_of_channels_are_refused() -> None:
-    declared = declare("kind=window,length=16,mean=1,2,std=2,raw=true", WINDOW)
+    declared = declare("kind=window,length=40,mean=1,2,std=2,raw=true", WINDOW)
     with pytest.raises(SamplesError, match="expected 2 channels"):
         model_inputs(np.zeros((2, 16, 5)), declared, WINDOW, where="here")
 

@@ -4,19 +4,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgeinfer.quantize import latency
 from edgeinfer.quantize.commands import quantize_command, quantize_model
-from edgeinfer.runtime.errors import AccuracyBudgetError, ModelError, SamplesError, SignatureError, UsageError
+from edgeinfer.quantize.latency import Latency
+from edgeinfer.runtime.errors import AccuracyBudgetError, ConfigError, ModelError, SamplesError, UsageError
 from edgeinfer.runtime.manifest import ClassifyPost
 from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.trust import SigningKey, verify
 
+VARIANTS = {"onnx-fp32", "onnx-u8s8", "onnx-u8s8-percentile", "onnx-int8-dynamic"}
 ENTRY_KEYS = {
     "variant",
     "engine",
@@ -45,7 +48,7 @@ def test_a_package_that_holds_what_the_document_says(make_model: Callable[..., P
     seen: list[float] = []
     document = quantize_model([make_model()], **_arguments(samples), progress=lambda _step, done: seen.append(done))
     assert set(document) >= {"package", "metric", "float", "chosen", "candidates", "samples", "seconds"}
-    assert {entry["variant"] for entry in document["candidates"]} == {"onnx-fp32", "onnx-u8s8"}
+    assert {entry["variant"] for entry in document["candidates"]} == VARIANTS
     assert all(set(entry) >= ENTRY_KEYS for entry in (*document["candidates"], document["float"], document["chosen"]))
     assert document["float"]["latency_ratio"] == 1.0
     assert document["samples"] == 48
@@ -57,11 +60,14 @@ def test_a_package_that_holds_what_the_document_says(make_model: Callable[..., P
         manifest = package.manifest
         report = json.loads(package.read("report.json"))
     assert manifest.variants[0].id == document["chosen"]["variant"]
-    assert {variant.id for variant in manifest.variants} == {"onnx-fp32", "onnx-u8s8"}
+    packed = {variant.id for variant in manifest.variants}
+    assert "onnx-fp32" in packed
+    assert len(packed) == 2
+    assert packed < VARIANTS
     assert manifest.postprocess == ClassifyPost(activation="softmax")
     assert manifest.golden is not None
     assert manifest.golden.count == 6
-    assert set(manifest.golden.tolerance) == {"onnx-fp32", "onnx-u8s8"}
+    assert set(manifest.golden.tolerance) == packed
     assert manifest.provenance is not None
     assert len(manifest.provenance.evaluation_sha256) == len(manifest.provenance.calibration_sha256) == 64
     assert "halves.onnx" in manifest.provenance.source_sha256
@@ -107,6 +113,40 @@ def test_labels_go_into_the_package(make_model: Callable[..., Path], samples: Pa
         assert package.labels() == ("left", "right")
 
 
+def test_labels_of_another_number_are_refused_before_the_search(
+    make_model: Callable[..., Path], samples: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.txt").write_text("left\nmiddle\nright\n")
+    with pytest.raises(UsageError, match=r"expected 2 labels, .* found 3"):
+        quantize_model([make_model()], **_arguments(samples, labels=tmp_path / "labels.txt"))
+    assert not (samples.parent / "out.edgepkg").exists()
+
+
+@pytest.mark.parametrize(
+    ("quantized_ratio", "said"), [(0.5, ""), (2.0, "the float model onnx-fp32 stays first, the fastest within the")]
+)
+def test_a_float_model_that_stays_first_is_said_so_and_why(
+    make_model: Callable[..., Path],
+    samples: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    quantized_ratio: float,
+    said: str,
+) -> None:
+    def timed(engines: Mapping[str, object], _sample: object, *, reference: str) -> dict[str, Latency]:
+        ratios = {name: 1.0 if name == reference else quantized_ratio for name in engines}
+        return {name: Latency(latency_us=100.0 * ratio, ratio=ratio) for name, ratio in ratios.items()}
+
+    # The clock alone is replaced: which of the models is faster differs between machines.
+    monkeypatch.setattr(latency, "measure", timed)
+    quantize_command([make_model()], **_arguments(samples))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "stays first" in line]
+    assert len(warnings) == (1 if said else 0)
+    for warning in warnings:
+        assert said in warning
+        assert "onnx-u8s8: slower than onnx-fp32 by 2.00" in warning
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "said"),
     [
@@ -118,8 +158,8 @@ def test_labels_go_into_the_package(make_model: Callable[..., Path], samples: Pa
         ({"threads": 0}, UsageError, "--threads"),
         ({"data": Path("/nonexistent.npz")}, UsageError, "no such samples file"),
         ({"labels": Path("/nonexistent.txt")}, UsageError, "labels?|label a line"),
-        ({"sign_key": Path("/nonexistent.key")}, SignatureError, "private key"),
-        ({"task": "anomaly"}, ModelError, "reconstruction"),
+        ({"sign_key": Path("/nonexistent.key")}, UsageError, "no such key file"),
+        ({"task": "anomaly"}, ConfigError, "reconstruction"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(
@@ -170,7 +210,8 @@ def test_an_already_quantized_onnx_model_is_sent_to_package_create(
 ) -> None:
     document = quantize_model([make_model()], **_arguments(samples))
     with PackageFile(Path(document["package"])) as package:
-        (tmp_path / "again.onnx").write_bytes(package.read("onnx-u8s8.onnx"))
+        quantized = next(variant for variant in package.manifest.variants if variant.precision != "fp32")
+        (tmp_path / "again.onnx").write_bytes(package.read(quantized.file))
     with pytest.raises(UsageError, match="quantized already") as caught:
         quantize_model([tmp_path / "again.onnx"], **_arguments(samples))
     assert "package create" in caught.value.hint

@@ -77,6 +77,12 @@ def test_without_any_quantized_candidate_nothing_is_chosen() -> None:
     assert decision.candidates[2].verdict == "refused"
 
 
+def test_a_second_float_model_that_is_faster_does_not_save_a_search_without_any_quantized_one() -> None:
+    decision = _decide(FLOAT, LITERT, msgspec.structs.replace(INT8, metric_value=0.5))
+    assert decision.chosen is None
+    assert variants_to_pack(decision) == []
+
+
 def test_a_float_model_that_is_fastest_stays_first_with_the_best_quantized_one_beside() -> None:
     slow = msgspec.structs.replace(INT8, latency_ratio=1.3, latency_us=130.0)
     decision = _decide(FLOAT, slow)

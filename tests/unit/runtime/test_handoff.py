@@ -1,11 +1,12 @@
 """The databases where the daemon and the agent meet."""
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from edgeinfer.runtime.errors import BufferStorageError, PackageError
+from edgeinfer.runtime.errors import BufferStorageError, ConfigError, PackageError
 from edgeinfer.runtime.handoff import RuntimeDb, SyncDb
 from edgeinfer.runtime.rows import Desired, Download, UpdateRow
 from edgeinfer.runtime.slots import Slots
@@ -43,10 +44,45 @@ class TestSyncDb:
     def test_what_is_no_database_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BufferStorageError, match="no such database"):
             SyncDb(tmp_path / "none.db", read_only=True)
+        os.mkfifo(tmp_path / "fifo.db")
+        with pytest.raises(BufferStorageError, match="no such database"):
+            SyncDb(tmp_path / "fifo.db", read_only=True)
         (tmp_path / "text.db").write_text("no database at all, but long enough to be looked at" * 20)
-        for read_only in (True, False):
-            with pytest.raises(BufferStorageError):
-                SyncDb(tmp_path / "text.db", read_only=read_only)
+        with pytest.raises(BufferStorageError):
+            SyncDb(tmp_path / "text.db", read_only=True)
+
+    @pytest.mark.parametrize("kind", [SyncDb, RuntimeDb])
+    @pytest.mark.parametrize("damage", ["no database", "a page inside"])
+    def test_a_damaged_database_is_set_aside_by_its_writer(
+        self, tmp_path: Path, kind: type[SyncDb | RuntimeDb], damage: str
+    ) -> None:
+        path = tmp_path / "x.db"
+        if damage == "no database":
+            path.write_bytes(bytes(range(256)) * 32)
+        else:
+            kind(path).close()
+            content = bytearray(path.read_bytes())
+            content[4096:8192] = b"\xff" * 4096
+            path.write_bytes(content)
+        broken = path.read_bytes()
+        with kind(path):
+            pass
+        with kind(path):  # and stays usable
+            pass
+        (aside,) = (one for one in tmp_path.glob("x.db.damaged-*") if one.suffix.startswith(".damaged"))
+        assert aside.read_bytes()[4096:] == broken[4096:], "for whoever wants to look into it"
+
+    def test_a_database_that_may_not_be_written_is_not_set_aside(self, tmp_path: Path) -> None:
+        (tmp_path / "x.db").mkdir()
+        with pytest.raises(BufferStorageError, match="cannot be opened"):
+            SyncDb(tmp_path / "x.db")
+        assert [one.name for one in tmp_path.iterdir()] == ["x.db"]
+
+    def test_a_wish_that_cannot_be_read_is_a_storage_error(self, tmp_path: Path) -> None:
+        with SyncDb(tmp_path / "sync.db") as db:
+            db._db.execute("INSERT INTO desired VALUES (1, x'ff00')")
+            with pytest.raises(BufferStorageError, match="cannot be read"):
+                db.desired()
 
 
 class TestRuntimeDb:
@@ -59,6 +95,24 @@ class TestRuntimeDb:
             db.set_status(b'{"t_ns":1}')
             assert db.update() == row
             assert db.status() == b'{"t_ns":1}'
+
+    def test_a_row_that_cannot_be_read_is_dropped_by_the_writer_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "runtime.db"
+        with RuntimeDb(path) as db:
+            db.set_slots("m", {"active": "d"})
+            db._db.execute("INSERT INTO machine VALUES (1, x'c1')")
+            with RuntimeDb(path, read_only=True) as reader, pytest.raises(BufferStorageError, match="cannot be read"):
+                reader.update()
+        with RuntimeDb(path) as db:
+            assert db.update() == UpdateRow()
+            assert db.slots("m") == {"active": "d"}
+
+    def test_row_and_slots_change_together_or_not_at_all(self, tmp_path: Path) -> None:
+        with RuntimeDb(tmp_path / "runtime.db") as db:
+            db.commit(UpdateRow("TRIAL"), "m", {"active": "old"})
+            with pytest.raises(BufferStorageError):
+                db.commit(UpdateRow("COMMITTED"), "m", {"active": None})  # type: ignore[dict-item]  # fails in the middle
+            assert (db.update().state, db.slots("m")) == ("TRIAL", {"active": "old"})
 
     def test_two_threads_may_write_with_one_connection(self, tmp_path: Path) -> None:
         """A reload and the updater do."""
@@ -119,6 +173,21 @@ class TestSlots:
         (slots._store.open(deployed).folder / "m.onnx").write_bytes(b"rotten")
         assert slots.from_config(tmp_path / "1.0.0").digest == first.digest
         assert slots.of("m")["active"] == first.digest
+
+    @pytest.mark.parametrize("loss", ["gone", "damaged"])
+    def test_a_configured_file_that_is_lost_is_done_without_while_a_version_is_active(
+        self, slots: Slots, tmp_path: Path, loss: str
+    ) -> None:
+        slots.from_config(tmp_path / "1.0.0")
+        deployed = self.deploy(slots, tmp_path / "2.0.0")
+        (tmp_path / "1.0.0").unlink()
+        if loss == "damaged":
+            (tmp_path / "1.0.0").write_bytes(b"half a")
+        before = slots.of("m")
+        assert slots.from_config(tmp_path / "1.0.0").digest == deployed
+        assert slots.of("m") == before
+        with pytest.raises(ConfigError, match="no such package"):
+            slots.from_config(tmp_path / "never.seen")
 
     def test_a_model_that_was_never_installed_is_refused(self, slots: Slots) -> None:
         with pytest.raises(PackageError, match="no package of model 'm' is installed"):

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import zipfile
@@ -340,8 +339,28 @@ def test_the_declarations_of_a_manifest_round_trip(tmp_path: Path) -> None:
                 assert (opened.manifest.preprocess, opened.manifest.postprocess) == (pre, post)
 
 
-def test_an_archive_inside_of_something_else_is_no_package(package: Path, tmp_path: Path) -> None:
-    """ZIP allows bytes before the archive; the digest is of the manifest, so they can do nothing."""
-    buffer = io.BytesIO(b"#!/bin/sh\n" + package.read_bytes())
-    (tmp_path / "p.edgepkg").write_bytes(buffer.getvalue())
-    check(tmp_path / "p.edgepkg")
+def test_one_changed_byte_between_the_files_is_found(package: Path, tmp_path: Path) -> None:
+    """Headers, directory and ends: the layout leaves no choice, so no bit of it can differ."""
+    whole = package.read_bytes()
+    target = tmp_path / "p.edgepkg"
+    places = [*range(64), *range(whole.rindex(b"PK\x01\x02") - 200, len(whole))]
+    for place in places:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << (place % 8)
+        target.write_bytes(changed)
+        with pytest.raises(PackageError):
+            check(target)
+    for around in (b"#!/bin/sh\n" + whole, whole + b"x"):
+        target.write_bytes(around)
+        with pytest.raises(PackageError):
+            check(target)
+    target.write_bytes(whole)
+    check(target)
+    with zipfile.ZipFile(target) as archive:
+        assert archive.testzip() is None
+
+
+def test_text_that_is_no_utf8_is_refused(package: Path, tmp_path: Path) -> None:
+    bad = rewrite(package, tmp_path / "p.edgepkg", lambda files: files.update({MANIFEST: b'{"name": "\xff"}'}))
+    with pytest.raises(PackageError, match="not JSON"):
+        PackageFile(bad)

@@ -35,7 +35,8 @@ def test_only_a_trial_or_an_active_package_is_committed() -> None:
 
 def test_a_model_that_runs_can_only_be_committed_or_rolled_back() -> None:
     assert {event for state, event in TRANSITIONS if state is State.TRIAL} == {Event.TRIAL_PASSED, Event.TRIAL_FAILED}
-    assert {event for state, event in TRANSITIONS if state is State.ROLLING_BACK} == {Event.ROLLED_BACK}
+    assert {event for state, event in TRANSITIONS if state is State.ROLLING_BACK} == {Event.ROLLED_BACK, Event.REFUSED}
+    assert TRANSITIONS[State.ROLLING_BACK, Event.REFUSED] is State.FAILED, "no version is left to go back to"
 
 
 def test_what_the_table_does_not_have_is_an_error() -> None:

@@ -1,22 +1,27 @@
 """The updater over a real store, real databases and real packages: what commits, and what is refused and why."""
 
+import errno
 import hashlib
 import os
+import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from edgeinfer.runtime.errors import ModelError
-from edgeinfer.runtime.handoff import Download
+from edgeinfer.runtime.errors import BufferStorageError, GateError, ModelError
+from edgeinfer.runtime.handoff import Download, UpdateRow
 from edgeinfer.runtime.manifest import SCHEMA_VERSION, ClassifyPost, Manifest, TensorPre, Variant
 from edgeinfer.runtime.package import encode_manifest, write_package
 from edgeinfer.runtime.trust import SigningKey
 from edgeinfer.runtime.update import MAX_ATTEMPTS
+from edgeinfer.runtime.verify import PackageRequest
 from update_device import RELEASE, UpdateDevice, answer_here
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -215,7 +220,7 @@ def test_a_trial_that_cannot_begin_is_rolled_back(device: UpdateDevice) -> None:
     assert_old_one_runs(device)
 
 
-def test_without_frames_a_trial_goes_on_and_with_ended_sources_it_counts(device: UpdateDevice) -> None:
+def test_without_frames_a_trial_goes_on_and_with_ended_sources_it_fails(device: UpdateDevice) -> None:
     device.wish(device.package("2.0.0"), number=1)
     device.run_until("TRIAL")
     device.running.failing = 1  # none is inferred any more
@@ -223,7 +228,284 @@ def test_without_frames_a_trial_goes_on_and_with_ended_sources_it_counts(device:
         device.updater.tick()
     assert device.updater.row.state == "TRIAL"
     device.running.ended = True
+    assert "every source has ended" in device.run_until("ROLLED_BACK").reason
+    assert_old_one_runs(device)
+
+
+def test_a_source_that_ends_after_the_new_version_has_inferred_is_no_failure(device: UpdateDevice) -> None:
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("TRIAL")
+    device.running.inferred("m")
+    device.running.ended = True
     device.run_until("COMMITTED")
+
+
+def test_a_trial_whose_pipelines_are_gone_fails(device: UpdateDevice) -> None:
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("TRIAL")
+    device.running.gone = True
+    assert "runs model 'm' any more" in device.run_until("ROLLED_BACK").reason
+    assert device.active() == device.digest(device.first)
+
+
+def test_a_newer_wish_replaces_a_trial_that_gets_no_frames(device: UpdateDevice) -> None:
+    first = device.wish(device.package("2.0.0"), number=1)
+    device.run_until("TRIAL")
+    device.running.failing = 1
+    device.updater.tick()
+    second = device.wish(device.package("3.0.0"), number=2)
+    row = device.run_until("ROLLED_BACK")
+    assert "newer assignment" in row.reason
+    assert device.running.digest == device.active()
+    device.running.failing = 0
+    row = device.run_until("COMMITTED")
+    assert (row.version, row.finished) == ("3.0.0", {first: "ROLLED_BACK", second: "COMMITTED"})
+
+
+def test_no_swap_is_made_under_the_lock_of_the_slots(device: UpdateDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload takes that lock while it holds the pipelines': each would wait for the other."""
+    swap = device.running.swap
+    free: list[bool] = []
+
+    def try_lock() -> None:
+        free.append(device.slots.lock.acquire(blocking=False))
+        if free[-1]:
+            device.slots.lock.release()
+
+    def swap_and_look(model: str, digest: str) -> None:
+        thread = threading.Thread(target=try_lock)
+        thread.start()
+        thread.join()
+        swap(model, digest)
+
+    monkeypatch.setattr(device.running, "swap", swap_and_look)
+    device.wish(device.package("2.0.0"), number=1)
+    device.running.failing = 3
+    device.run_until("ROLLED_BACK")
+    assert free == [True, True]
+
+
+def test_a_check_that_was_killed_is_no_word_about_the_assignment(
+    device: UpdateDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: object) -> bytes:
+        raise GateError("the check ended with status -9")
+
+    device.wish(device.package("2.0.0"), number=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeinfer.runtime.updater.ask", killed)
+        device.updater.tick()
+        assert device.updater.row.state == "IDLE"
+    run_in_time(device, "COMMITTED")
+
+
+class Cut(BaseException):
+    """The power goes."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_power_cut_at_the_commit_leaves_row_and_slots_in_step(device: UpdateDevice, when: str) -> None:
+    old, new = device.active(), device.digest(device.package("2.0.0"))
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("TRIAL")
+    commit = device.db.commit
+
+    def cut(row: UpdateRow, model: str, slots: dict[str, str]) -> None:
+        if when == "after":
+            commit(row, model, slots)
+        raise Cut
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device.db, "commit", cut)
+        patch.setattr(device.db, "set_slots", cut)
+        with pytest.raises(Cut):
+            device.run_until("COMMITTED")
+    row = device.db.update()
+    assert (row.state, device.active()) == (("COMMITTED", new) if when == "after" else ("TRIAL", old))
+    device.restart()
+    device.run_until("COMMITTED")
+    assert (device.active(), device.slots.of("m")["previous"]) == (new, old)
+
+
+def test_slots_that_a_cut_commit_of_an_earlier_release_left_are_put_right(device: UpdateDevice) -> None:
+    """It wrote the slots first: the version on trial is called active already."""
+    old, new = device.active(), device.digest(device.package("2.0.0"))
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("TRIAL")
+    slots = {"active": new, "previous": old, "configured": old}
+    device.slots.replace("m", slots)
+    device.running.failing = 3
+    device.run_until("ROLLED_BACK")
+    assert (device.active(), device.running.digest) == (old, old)
+
+    device.running.failing = 0
+    device.wish(device.package("2.0.0"), number=2)
+    device.run_until("TRIAL")
+    device.slots.replace("m", slots)
+    device.run_until("COMMITTED")
+    assert device.slots.of("m") == slots
+
+
+def test_the_row_goes_on_only_once_it_is_durable(device: UpdateDevice) -> None:
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("SHADOW")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def full(_: UpdateRow) -> None:
+            raise BufferStorageError("disk is full")
+
+        patch.setattr(device.db, "set_update", full)
+        device.updater.tick()
+        assert device.updater.row.state == device.db.update().state == "SHADOW"
+        assert len(device.running.swaps) == 1, "the candidate has not been swapped in"
+        with pytest.raises(BufferStorageError):
+            device.restart()
+    run_in_time(device, "COMMITTED")
+
+
+def run_in_time(device: UpdateDevice, state: str) -> None:
+    """As run_until, where the updater waits before it tries again."""
+
+    def reached() -> bool:
+        device.updater.tick()
+        return device.updater.row.state == state
+
+    wait_until(reached, what=state)
+
+
+def test_a_rollback_goes_past_versions_that_are_damaged(device: UpdateDevice) -> None:
+    first = device.active()
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("COMMITTED")
+    device.running.failing = 3
+    device.running.unusable = {device.active()}
+    device.wish(device.package("3.0.0"), number=2)
+    device.run_until("ROLLED_BACK")
+    assert device.running.digest == device.active() == first
+    assert device.store.holds(first)
+
+
+def test_a_rollback_with_nothing_to_go_back_to_fails(device: UpdateDevice) -> None:
+    device.running.failing = 3
+    device.running.unusable = {device.active()}
+    device.wish(device.package("2.0.0"), number=1)
+    row = device.run_until("FAILED")
+    assert "no version before it can be run" in row.reason
+    assert "3 inferences in a row failed" in row.reason
+
+
+def test_what_the_agent_writes_cannot_stop_the_updater(device: UpdateDevice, caplog: pytest.LogCaptureFixture) -> None:
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("TRIAL")
+    device.sync._db.execute("UPDATE desired SET body = x'ff00'")
+    for _ in range(200):
+        device.updater.tick()
+    assert device.updater.row.state == "COMMITTED", "a trial ends without the agent"
+    assert len([one for one in caplog.records if "update_waits" in one.getMessage()]) <= 3, "and the log is kept short"
+
+
+def test_a_mistake_in_a_step_is_logged_and_waited_out(device: UpdateDevice, caplog: pytest.LogCaptureFixture) -> None:
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("GATE")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def mistaken(_: str) -> int:
+            raise KeyError("a mistake")
+
+        patch.setattr(device.running, "threads", mistaken)
+        for _ in range(200):
+            device.updater.tick()
+    assert 1 <= caplog.text.count("event=update_crashed") <= 3
+    run_in_time(device, "COMMITTED")
+
+
+def test_a_state_of_another_release_is_begun_anew(device: UpdateDevice) -> None:
+    device.db.set_update(UpdateRow(state="QUANTUM", desired_version=4, finished={"a": "FAILED"}))
+    row = device.restart().row
+    assert (row.state, row.desired_version, row.finished) == ("IDLE", 4, {"a": "FAILED"})
+
+
+def test_an_old_assignment_stays_refused_after_the_database_was_lost(
+    device: UpdateDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    device.wish(device.package("2.0.0"), number=7)
+    device.run_until("COMMITTED")
+    device.db.set_update(UpdateRow())
+    device.restart()
+    device.wish(device.package("3.0.0"), number=6)
+    for _ in range(5):
+        device.updater.tick()
+    assert device.updater.row.state == "IDLE"
+    assert "version 7 or newer, found 6" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["fifo", "link", "longer", "other content", "gone"])
+def test_a_blob_that_is_replaced_under_the_check_is_refused(device: UpdateDevice, place: str) -> None:
+    path = device.package("2.0.0")
+    device.wish(path, number=1)
+    device.run_until("DOWNLOADED")
+    (blob,) = device.store.incoming.iterdir()
+    content = blob.read_bytes()
+    blob.unlink()
+    if place == "fifo":
+        os.mkfifo(blob)
+    elif place == "link":
+        blob.symlink_to(path)
+    elif place != "gone":
+        blob.write_bytes(content + b"x" if place == "longer" else content[:-1] + b"x")
+    reason = device.run_until("FAILED").reason
+    assert "expected" in reason
+    assert_old_one_runs(device)
+
+
+def test_what_is_installed_is_what_was_checked(device: UpdateDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hijacked agent changes the blob after the check of its signature."""
+    other = device.package("3.0.0", key=SigningKey(b"x" * 32))
+
+    def answer_and_replace(request: object) -> bytes:
+        answer = answer_here(request)
+        if isinstance(request, PackageRequest):
+            assert stat.S_IMODE(Path(request.path).parent.stat().st_mode) == 0o700
+            for blob in device.store.incoming.iterdir():
+                blob.write_bytes(other.read_bytes())
+        return answer
+
+    monkeypatch.setattr("edgeinfer.runtime.updater.ask", answer_and_replace)
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("COMMITTED")
+    assert device.active() == device.digest(device.package("2.0.0"))
+    assert not device.store.holds(device.digest(other))
+    assert not list((device.folder / "state" / "models" / "staging").iterdir())
+
+
+def test_a_full_disk_is_waited_out(device: UpdateDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = device.package("3.0.0")
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("DOWNLOADED")
+    with monkeypatch.context() as patch:
+
+        def full(_: Path) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr("edgeinfer.runtime.package._sync_folder", full)
+        device.updater.tick()
+        assert device.updater.row.state == "DOWNLOADED"
+        assert len(list(device.store.incoming.iterdir())) == 1, "the blob stays"
+        assert {one.name for one in (device.folder / "state/models/packages").iterdir()} == {device.active()}
+        # A newer wish need not wait for room for the old one.
+        device.wish(newer, number=2)
+        device.updater.tick()
+        assert device.updater.row.version == "3.0.0"
+    run_in_time(device, "COMMITTED")
+
+
+def test_blobs_that_no_open_job_needs_are_removed_at_the_end(device: UpdateDevice) -> None:
+    stale = device.store.blob("a" * 64)
+    stale.write_bytes(b"of a job of last year")
+    (device.store.incoming / "b.part").write_bytes(b"the agent's")
+    device.wish(device.package("2.0.0", golden_offset=0.1), number=1)
+    device.run_until("FAILED")
+    assert [path.name for path in device.store.incoming.iterdir()] == ["b.part"]
 
 
 def test_a_reload_during_a_trial_tries_the_candidate_again(device: UpdateDevice) -> None:

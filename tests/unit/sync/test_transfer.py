@@ -155,7 +155,13 @@ def pull(blob: BlobFile, *, ranges: int, source: bytes = BLOB) -> int:
             if answered < ranges:
                 blob.receive(answer(request, blob=source))
                 answered += 1
+        verify(blob)
     return answered
+
+
+def verify(blob: BlobFile) -> None:
+    while blob.verifying:
+        blob.verify()
 
 
 def test_a_whole_blob_becomes_a_package_file(disk: Disk) -> None:
@@ -239,11 +245,43 @@ def test_an_error_is_forgotten_when_it_is_tried_again(disk: Disk) -> None:
 def test_a_blob_that_is_there_is_not_fetched(disk: Disk) -> None:
     disk.incoming.mkdir(parents=True)
     (disk.incoming / f"{SHA256}.edgepkg").write_bytes(BLOB)
-    assert disk.blob().done
+    there = disk.blob()
+    assert there.requests(0.0) == []
+    verify(there)
+    assert there.done
     (disk.incoming / f"{SHA256}.edgepkg").write_bytes(bytes(95))
     again = disk.blob()
+    verify(again)
     assert not again.done
-    again.close()
+    pull(again, ranges=10)
+    assert again.done
+
+
+def test_the_hash_is_computed_in_slices_with_time_for_others_in_between(disk: Disk) -> None:
+    large = bytes(9 << 20)
+    sha256 = hashlib.sha256(large).hexdigest()
+    disk.incoming.mkdir(parents=True)
+    (disk.incoming / f"{sha256}.edgepkg").write_bytes(large)
+    blob = disk.blob(sha256=sha256, size=len(large))
+    steps = []
+    while blob.verifying:
+        steps.append(blob.verified_bytes)
+        blob.verify()
+    assert blob.done
+    assert steps == [0, 4 << 20, 8 << 20]
+
+
+def test_a_hash_that_was_interrupted_is_computed_again(disk: Disk) -> None:
+    blob = disk.blob()
+    while not blob.verifying:
+        for request in blob.requests(0.0):
+            blob.receive(answer(request))
+    blob.verify(10)
+    blob.close()
+    again = disk.blob()
+    assert (again.verifying, again.requests(0.0)) == (True, [])
+    verify(again)
+    assert again.done
 
 
 def test_parts_of_other_blobs_are_removed(disk: Disk) -> None:

@@ -21,4 +21,6 @@ def opencv() -> ModuleType:
             "pictures, video and cameras need OpenCV", hint="pip install 'edgeinfer[camera]'"
         ) from error
     cv2.setNumThreads(1)
+    # What it warns of is said in our own words.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     return cv2

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import SourceError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.sources.settings import CsvSource, StdinSource
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 _MAX_LINE_BYTES = 1 << 20
 _MAX_MAGNITUDE = float(np.finfo(np.float32).max)
 _STOP_POLL_S = 0.2
+# What series write where a sensor gave nothing.
+_MISSING = {"", "-", "?", "na", "n/a", "nan", "none", "null"}
 
 
 class Windows:
@@ -141,14 +144,29 @@ def _csv_rows(
     if missing:
         raise SourceError(f"{origin}: has no column {missing[0]!r}: found {', '.join(header)[:200]}")
     indices = [header.index(name) for name in columns]
+    is_first = True
     for row in reader:
         if not row:
             continue
-        if not indices:
-            indices = [i for i, cell in enumerate(row) if header[i : i + 1] != [time_column] and _is_number(cell)]
-            if not indices:
-                raise SourceError(f"{origin}: expected numbers in the first row, found none")
+        if is_first:
+            indices = _checked_columns(row, header, indices, origin=origin, time_column=time_column)
+            is_first = False
         yield [_number(row[i]) if i < len(row) else math.nan for i in indices]
+
+
+def _checked_columns(
+    row: list[str], header: list[str], indices: list[int], *, origin: str, time_column: str
+) -> list[int]:
+    """The columns that are read, judged by the first row: those that were named, or all that hold a number."""
+    if not indices:
+        indices = [i for i, cell in enumerate(row) if header[i : i + 1] != [time_column] and _is_number(cell)]
+        if not indices:
+            raise SourceError(f"{origin}: expected numbers in the first row, found none")
+    for i in indices:
+        cell = row[i].strip() if i < len(row) else ""
+        if cell.lower() not in _MISSING and not _is_number(cell):
+            raise SourceError(f"{origin}: expected numbers in column {header[i]!r}, found {cell[:40]!r}")
+    return indices
 
 
 def _csv_records(lines: Iterator[str], origin: str, delimiter: str) -> Iterator[list[str]]:
@@ -171,7 +189,7 @@ def _json_rows(lines: Iterator[str], columns: Sequence[str]) -> Iterator[list[fl
             continue
         try:
             record = msgspec.json.decode(line, type=dict[str, object])
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except MALFORMED as error:
             bad += 1
             if bad == 1:
                 logger.warning("event=line_skipped expected=object_a_line error=%s", error)

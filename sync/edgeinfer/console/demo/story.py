@@ -23,6 +23,7 @@ from edgeinfer.runtime.errors import EdgeInferError, UsageError
 __all__ = ["run_demo"]
 
 _DEFAULT_SECONDS = 30.0
+_MAX_SECONDS = 86_400.0
 # Shares of the time that are spent on looking; quantizing and swapping take what they take.
 _WATCH, _OFFLINE, _AFTER = 0.3, 0.25, 0.2
 
@@ -35,6 +36,8 @@ def run_demo(*, seconds: float = 0.0, browser: bool = True, camera: bool = False
     """
     if camera and not Path(CAMERA).exists():
         raise UsageError(f"{CAMERA}: no such camera", hint="leave --camera out to use the clip")
+    if not 0 <= seconds <= _MAX_SECONDS:
+        raise UsageError(f"--seconds: expected 0 to {_MAX_SECONDS:.0f}, found {seconds:g}")
     signal.signal(signal.SIGTERM, _interrupt)
     folder = Path(tempfile.mkdtemp(prefix="edgeinfer-demo-"))
     stays = not seconds and not as_json and sys.stdin.isatty() and sys.stderr.isatty()

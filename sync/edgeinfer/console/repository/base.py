@@ -5,7 +5,7 @@ committed survives a power cut. All methods are safe from any thread and raise `
 BufferStorageError, when the database cannot be read or written.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -105,7 +105,7 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 class Absent(msgspec.Struct, frozen=True):
-    """Results that will never come: `cause` is `evicted` or `missing`."""
+    """Results that will never come: `cause` is `evicted`, `missing` or `undecodable`."""
 
     device: str
     epoch: int
@@ -199,9 +199,20 @@ class Repository(Protocol):
 
     # accounting
     def ledgers(self, device: str) -> dict[int, Ledger]:
-        """The ledger of each epoch."""
+        """The ledger of each epoch but those that were retired, in the order in which the epochs were first seen
+        (their numbers are random)."""
 
-    def all_ledgers(self) -> dict[str, dict[int, Ledger]]: ...
+    def all_ledgers(self) -> dict[str, dict[int, Ledger]]:
+        """As `ledgers`, of each device."""
+
+    def retire_epoch(self, device: str, epoch: int) -> None:
+        """Forget an epoch's ledger but for its counts, which go into `retired`. Its results stay."""
+
+    def retired_seq(self, device: str, epoch: int) -> int:
+        """Up to where a retired epoch was settled; 0 for one that never was retired."""
+
+    def retired(self) -> dict[str, Ledger]:
+        """By device, the summed counts of its retired epochs."""
 
     def save_ledger(self, device: str, epoch: int, ledger: Ledger) -> None: ...
 
@@ -225,7 +236,10 @@ class Repository(Protocol):
     def results(
         self, device: str, *, pipeline: str | None = None, after: tuple[int, int] | None = None, limit: int
     ) -> list[StoredResult]:
-        """With `after` = (epoch, seq): those that follow, oldest first. Without: the newest, newest first."""
+        """With `after` = (epoch, seq): those that follow, oldest first. Without: the newest, newest first.
+
+        An epoch follows those that were seen before it; an unknown one stands for the very beginning.
+        """
 
     def pipelines(self, device: str | None = None) -> list[PipelineCount]: ...
 
@@ -256,6 +270,9 @@ class Repository(Protocol):
         """Newest first."""
 
     def rollout(self, rollout_id: int) -> Rollout | None: ...
+
+    def is_unfinished(self, rollout_id: int, *, final: Collection[str]) -> bool:
+        """Whether any deployment of the rollout is in a state that is not `final`."""
 
     def set_rollout_state(self, rollout_id: int, state: str, *, t_ns: int) -> None: ...
 

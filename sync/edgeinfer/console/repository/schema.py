@@ -80,4 +80,21 @@ CREATE TABLE desired (
 ) STRICT, WITHOUT ROWID;
 """
 
-STEPS = (_FIRST,)
+# An epoch's number is random; `ordinal` counts a device's epochs as they are first seen. `retired_seq` is up to
+# where an epoch was settled whose row in `progress` has been added to the device's in `retired`.
+_EPOCHS_IN_ORDER = """
+ALTER TABLE progress ADD COLUMN undecodable INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE epoch (
+    device INTEGER NOT NULL, epoch INTEGER NOT NULL, ordinal INTEGER NOT NULL, retired_seq INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (device, epoch)
+) STRICT, WITHOUT ROWID;
+INSERT INTO epoch (device, epoch, ordinal)
+    SELECT device, epoch, row_number() OVER (PARTITION BY device ORDER BY epoch) FROM progress;
+CREATE UNIQUE INDEX epoch_in_order ON epoch (device, ordinal);
+CREATE TABLE retired (
+    device INTEGER PRIMARY KEY, stored INTEGER NOT NULL, duplicates INTEGER NOT NULL, evicted INTEGER NOT NULL,
+    missing INTEGER NOT NULL, undecodable INTEGER NOT NULL
+) STRICT;
+"""
+
+STEPS = (_FIRST, _EPOCHS_IN_ORDER)

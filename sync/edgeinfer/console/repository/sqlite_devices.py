@@ -16,7 +16,10 @@ _DEVICE = (
     "SELECT name, first_seen_ns, last_seen_ns, online, session, agent_version, groups, profile, engines, reported,"
     " telemetry, refused FROM device"
 )
-_LEDGER = "contiguous, ranges, stored, duplicates, evicted, missing FROM progress"
+_LEDGER = (
+    "p.epoch, contiguous, ranges, stored, duplicates, evicted, missing, undecodable FROM progress p"
+    " JOIN epoch e ON e.device = p.device AND e.epoch = p.epoch JOIN device ON device.id = p.device"
+)
 # Enough to see what goes on; hostile clients must not fill the disk.
 _REFUSALS_KEPT = 200
 _ABSENT_KEPT = 10_000
@@ -28,6 +31,7 @@ class SqliteDevices(SqliteConnection):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._ids: dict[str, int] = {}
+        self._epochs: set[tuple[int, int]] = set()
 
     def device_id(self, name: str) -> int:
         """Raises StorageError for a device that was never seen."""
@@ -43,6 +47,7 @@ class SqliteDevices(SqliteConnection):
     def rolled_back(self) -> None:
         super().rolled_back()
         self._ids.clear()
+        self._epochs.clear()
 
     def change_device(self, name: str, change: DeviceChange, *, t_ns: int) -> None:
         values = {field: _column(value) for field, value in msgspec.structs.asdict(change).items() if value is not None}
@@ -69,25 +74,70 @@ class SqliteDevices(SqliteConnection):
 
     def ledgers(self, device: str) -> dict[int, Ledger]:
         rows = self.rows(
-            f"SELECT epoch, {_LEDGER} JOIN device ON device.id = progress.device WHERE name = ? ORDER BY epoch",
+            f"SELECT {_LEDGER} WHERE name = ? ORDER BY ordinal",
             (device,),
         )
         return {epoch: _ledger(rest) for epoch, *rest in rows}
 
     def all_ledgers(self) -> dict[str, dict[int, Ledger]]:
         found: dict[str, dict[int, Ledger]] = {}
-        query = f"SELECT name, epoch, {_LEDGER} JOIN device ON device.id = progress.device ORDER BY name, epoch"
-        for name, epoch, *rest in self.rows(query):
+        for name, epoch, *rest in self.rows(f"SELECT name, {_LEDGER} ORDER BY name, ordinal"):
             found.setdefault(name, {})[epoch] = _ledger(rest)
         return found
 
     def save_ledger(self, device: str, epoch: int, ledger: Ledger) -> None:
         number, ranges = self.device_id(device), _json(ledger.ranges)
-        counts = (ledger.stored, ledger.duplicates, ledger.evicted, ledger.missing)
-        self.write(
-            "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (number, epoch, ledger.contiguous, ranges, *counts),
+        counts = (ledger.stored, ledger.duplicates, ledger.evicted, ledger.missing, ledger.undecodable)
+        with self.transaction():
+            self.know_epoch(number, epoch)
+            self.write(
+                "INSERT OR REPLACE INTO progress (device, epoch, contiguous, ranges, stored, duplicates, evicted,"
+                " missing, undecodable) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, epoch, ledger.contiguous, ranges, *counts),
+            )
+
+    def retire_epoch(self, device: str, epoch: int) -> None:
+        number = self.device_id(device)
+        counts = ("stored", "duplicates", "evicted", "missing", "undecodable")
+        sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in counts)
+        with self.transaction():
+            self.write(
+                "UPDATE epoch SET retired_seq = coalesce((SELECT contiguous FROM progress WHERE device = ?1"
+                " AND epoch = ?2), retired_seq) WHERE device = ?1 AND epoch = ?2",
+                (number, epoch),
+            )
+            # The names in `sums` are those above.
+            self.write(
+                f"INSERT INTO retired SELECT device, {', '.join(counts)} FROM progress"  # noqa: S608
+                f" WHERE device = ? AND epoch = ? ON CONFLICT (device) DO UPDATE SET {sums}",
+                (number, epoch),
+            )
+            self.write("DELETE FROM progress WHERE device = ? AND epoch = ?", (number, epoch))
+
+    def retired_seq(self, device: str, epoch: int) -> int:
+        row = self.row(
+            "SELECT retired_seq FROM epoch JOIN device ON device.id = epoch.device WHERE name = ? AND epoch = ?",
+            (device, epoch),
         )
+        return 0 if row is None else int(row[0])
+
+    def retired(self) -> dict[str, Ledger]:
+        rows = self.rows(
+            "SELECT name, stored, duplicates, evicted, missing, undecodable FROM retired"
+            " JOIN device ON device.id = retired.device"
+        )
+        return {name: _ledger((0, "[]", *counts)) for name, *counts in rows}
+
+    def know_epoch(self, device: int, epoch: int) -> None:
+        """Give an epoch that is new its place after those that were seen before it."""
+        if (device, epoch) in self._epochs:
+            return
+        self.write(
+            "INSERT OR IGNORE INTO epoch (device, epoch, ordinal)"
+            " SELECT ?1, ?2, coalesce(max(ordinal), 0) + 1 FROM epoch WHERE device = ?1",
+            (device, epoch),
+        )
+        self._epochs.add((device, epoch))
 
     def add_absent(self, device: str, epoch: int, ranges: Sequence[Range], *, cause: str, reason: str) -> None:
         number = self.device_id(device)
@@ -142,7 +192,7 @@ def _json(value: object) -> str:
 
 
 def _ledger(row: Sequence[Any]) -> Ledger:
-    contiguous, ranges, stored, duplicates, evicted, missing = row
+    contiguous, ranges, stored, duplicates, evicted, missing, undecodable = row
     return Ledger(
         contiguous=contiguous,
         ranges=msgspec.json.decode(ranges, type=list[tuple[int, int]]),
@@ -150,6 +200,7 @@ def _ledger(row: Sequence[Any]) -> Ledger:
         duplicates=duplicates,
         evicted=evicted,
         missing=missing,
+        undecodable=undecodable,
     )
 
 

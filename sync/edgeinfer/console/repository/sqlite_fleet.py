@@ -1,5 +1,6 @@
 """Packages, rollouts, deployments and what each device was told, in SQLite."""
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -66,6 +67,14 @@ class SqliteFleet(SqliteConnection):
         row = self.row(f"{_ROLLOUT} WHERE id = ?", (rollout_id,))
         return None if row is None else Rollout(*row)
 
+    def is_unfinished(self, rollout_id: int, *, final: Collection[str]) -> bool:
+        states = ", ".join("?" * len(final))
+        row = self.row(
+            f"SELECT EXISTS (SELECT 1 FROM deployment WHERE rollout = ? AND state NOT IN ({states}))",  # noqa: S608 - marks only
+            (rollout_id, *final),
+        )
+        return row is not None and bool(row[0])
+
     def set_rollout_state(self, rollout_id: int, state: str, *, t_ns: int) -> None:
         self.write("UPDATE rollout SET state = ?, finished_ns = ? WHERE id = ?", (state, t_ns, rollout_id))
 
@@ -78,11 +87,10 @@ class SqliteFleet(SqliteConnection):
         )
 
     def deployments(self, *, rollout: int | None = None, device: str | None = None) -> list[Deployment]:
-        rows = self.rows(
-            f"{_DEPLOYMENT} WHERE (?1 IS NULL OR rollout = ?1) AND (?2 IS NULL OR device = ?2)"
-            " ORDER BY rollout DESC, device",
-            (rollout, device),
-        )
+        # Only what is asked for is in the query: `?1 IS NULL OR ...` would keep SQLite from its indexes.
+        wanted = {name: value for name, value in (("rollout", rollout), ("device", device)) if value is not None}
+        where = "".join(f" {'AND' if n else 'WHERE'} {name} = ?" for n, name in enumerate(wanted))
+        rows = self.rows(f"{_DEPLOYMENT}{where} ORDER BY rollout DESC, device", tuple(wanted.values()))
         return [_deployment(row) for row in rows]
 
     def desired(self, device: str) -> SignedDesired | None:

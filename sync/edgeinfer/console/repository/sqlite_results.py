@@ -15,7 +15,7 @@ __all__ = ["SqliteResults"]
 _RESULT = (
     "SELECT r.epoch, r.seq, p.name, r.kind, r.t_ns, r.frame, r.latency_us, r.age_us, r.items, r.extra"
     " FROM result r JOIN pipeline p ON p.id = r.pipeline WHERE r.device = ?1"
-    " AND (?2 IS NULL OR p.name = ?2)"
+    " AND (?2 IS NULL OR p.name = ?2) AND r.epoch = ?3"
 )
 _items = msgspec.msgpack.Decoder(tuple[Item, ...])
 _latencies = msgspec.msgpack.Decoder(dict[int, int])
@@ -30,6 +30,7 @@ class SqliteResults(SqliteDevices):
         device, epoch = results[0].device, results[0].epoch
         number = self.device_id(device)
         with self.transaction():
+            self.know_epoch(number, epoch)
             held = self._held(number, epoch, results)
             fresh = [result for result in results if result.seq not in held]
             pipelines = {name: self._pipeline_id(number, name) for name in {result.pipeline for result in fresh}}
@@ -70,13 +71,30 @@ class SqliteResults(SqliteDevices):
         row = self.row("SELECT id FROM device WHERE name = ?", (device,))
         if row is None:
             return []
-        values: tuple[object, ...]
+        query = (
+            f"{_RESULT} ORDER BY r.seq DESC LIMIT ?4"
+            if after is None
+            else f"{_RESULT} AND r.seq > ?5 ORDER BY r.seq LIMIT ?4"
+        )
+        found: list[StoredResult] = []
+        # Epoch by epoch: each is a stretch of the primary key, where ordering them in a join would sort everything.
+        for epoch, after_seq in self._epochs_from(row[0], after):
+            values = (row[0], pipeline, epoch, limit - len(found), *(() if after is None else (after_seq,)))
+            found += [_result(device, read) for read in self.rows(query, values)]
+            if len(found) >= limit:
+                break
+        return found
+
+    def _epochs_from(self, device: int, after: tuple[int, int] | None) -> list[tuple[int, int]]:
+        """The epochs to read, in order, each with the number to begin after."""
         if after is None:
-            query, values = f"{_RESULT} ORDER BY r.epoch DESC, r.seq DESC LIMIT ?3", (row[0], pipeline, limit)
-        else:
-            query = f"{_RESULT} AND (r.epoch, r.seq) > (?4, ?5) ORDER BY r.epoch, r.seq LIMIT ?3"
-            values = (row[0], pipeline, limit, *after)
-        return [_result(device, found) for found in self.rows(query, values)]
+            return self.rows("SELECT epoch, 0 FROM epoch WHERE device = ? ORDER BY ordinal DESC", (device,))
+        epoch, seq = after
+        return self.rows(
+            "SELECT epoch, CASE epoch WHEN ?2 THEN ?3 ELSE 0 END FROM epoch WHERE device = ?1 AND ordinal >="
+            " coalesce((SELECT ordinal FROM epoch WHERE device = ?1 AND epoch = ?2), 0) ORDER BY ordinal",
+            (device, epoch, seq),
+        )
 
     def pipelines(self, device: str | None = None) -> list[PipelineCount]:
         rows = self.rows(

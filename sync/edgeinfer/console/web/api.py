@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from edgeinfer.console.documents import package_document
 from edgeinfer.console.web.site import ApiResponse, Site, number, query
+from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import PackageError, UsageError
 from edgeinfer.runtime.trust import key_id
 
@@ -145,7 +146,7 @@ def _not_found(message: str) -> ApiResponse:
 def _parse(raw: bytes, type_: type[Any]) -> Any:
     try:
         return msgspec.json.decode(raw, type=type_)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except MALFORMED as error:
         raise UsageError(f"the request is not what was expected: {error}") from error
 
 

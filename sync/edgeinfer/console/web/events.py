@@ -1,7 +1,8 @@
 """Server-sent events: what happened since the last look, four times a second, to every page that is open."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -11,8 +12,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from edgeinfer.console.documents import Documents
 from edgeinfer.console.live import Happened, LiveFeed
+from edgeinfer.runtime.errors import EdgeInferError
 
 __all__ = ["EventHub"]
+
+_log = logging.getLogger(__name__)
 
 _INTERVAL_S = 0.25
 _KEEPALIVE_S = 10.0
@@ -28,6 +32,7 @@ class EventHub:
         self._documents = documents
         self._status = status
         self._watchers: set[asyncio.Queue[bytes | None]] = set()
+        self._complaint = ""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -48,9 +53,10 @@ class EventHub:
         del request
         if len(self._watchers) >= _MAX_WATCHERS:
             return JSONResponse({"error": f"{_MAX_WATCHERS} pages are open already", "hint": ""}, status_code=503)
-        return StreamingResponse(self._stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+        return StreamingResponse(self.stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
-    async def _stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """What one page receives."""
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUE)
         self._watchers.add(queue)
         try:
@@ -73,14 +79,25 @@ class EventHub:
             happened = self._feed.take()
             if not self._watchers:
                 continue
-            events = await run_in_threadpool(self._events, happened)
-            status = _event("status", await run_in_threadpool(self._status))
+            try:
+                events = await run_in_threadpool(self._events, happened)
+                status = _event("status", await run_in_threadpool(self._status))
+            except EdgeInferError as error:  # what happened in this turn is not shown; the page reads it when it loads
+                self._complain(error.message)
+                continue
+            self._complaint = ""
             if status != last_status:
                 events.append(status)
                 last_status = status
             for queue in list(self._watchers):
                 for event in events:
                     _put(queue, event)
+
+    def _complain(self, reason: str) -> None:
+        """Once for each reason in a row: this is asked four times a second."""
+        if reason != self._complaint:
+            self._complaint = reason
+            _log.warning("event=page_events_failed reason=%r", reason)
 
     def _events(self, happened: Happened) -> list[bytes]:
         events = []

@@ -1,0 +1,255 @@
+"""Ingest over a real database and a scripted line: what is kept, retried, acknowledged, and when."""
+
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgeinfer.console.blobs import BlobStore
+from edgeinfer.console.deployer import Deployer
+from edgeinfer.console.ingest import Ingest
+from edgeinfer.console.live import LiveFeed
+from edgeinfer.console.registry import Registry
+from edgeinfer.console.repository import SqliteRepository
+from edgeinfer.console.repository.base import Deployment, DeviceChange, Package, StorageError
+from edgeinfer.console.settings import LimitsConfig
+from edgeinfer.runtime.codec import encode as encode_results
+from edgeinfer.runtime.results import Kind, Result
+from edgeinfer.runtime.trust import SigningKey
+from edgeinfer.sync.messages import (
+    Ack,
+    Birth,
+    BlobRequest,
+    ChunkMessage,
+    JobAck,
+    JobStatus,
+    decode,
+    encode,
+    encode_chunk,
+    parse_topic,
+    topic,
+)
+from waiting import wait_until
+
+
+class Line:
+    """A link that hands out what is put on it and remembers what is said."""
+
+    connected = True
+    generation = 0
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[str, bytes]] = deque()
+        self.said: list[tuple[str, bytes]] = []
+
+    def publish(self, name: str, payload: bytes, *, qos: int, retain: bool = False) -> bool:
+        del qos, retain
+        self.said.append((parse_topic(name).rest, payload))
+        return True
+
+    def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
+        del timeout_s
+        return self.waiting.popleft() if self.waiting else None
+
+    def acks(self) -> list[Ack]:
+        return [decode(payload, Ack) for rest, payload in self.said if rest == "down/ack"]
+
+
+class SickRepository(SqliteRepository):
+    """Refuses as many transactions as `failures` says."""
+
+    failures = 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        if self.failures:
+            self.failures -= 1
+            raise StorageError("console.db: cannot be written: database is locked")
+        with super().transaction():
+            yield
+
+
+class Bench:
+    def __init__(self, folder: Path, limits: LimitsConfig) -> None:
+        self.line = Line()
+        self.repository = SickRepository(folder / "console.db")
+        self.blobs = BlobStore(folder / "blobs", self.repository)
+        registry = Registry(self.repository, self.blobs, release_keys=())
+        self.deployer = Deployer(self.repository, registry, self.line, key=SigningKey(b"k" * 32), tenant="t")
+        self.ingest = Ingest(
+            self.line,
+            self.repository,
+            deployer=self.deployer,
+            blobs=self.blobs,
+            feed=LiveFeed(),
+            tenant="t",
+            limits=limits,
+        )
+        self.ingest.turn(0)  # the first turn tidies
+
+    def hears(self, rest: str, message: msgspec.Struct | bytes) -> None:
+        payload = message if isinstance(message, bytes) else encode(message)
+        self.line.waiting.append((topic("t", "dev-1", rest), payload))
+
+    def hears_chunk(self, first_seq: int, n: int, *, epoch: int = 1) -> None:
+        body = encode_results([Result(Kind.ANOMALY, first_seq + i) for i in range(n)])
+        self.hears("up/res/p", encode_chunk(ChunkMessage(1, epoch, first_seq, n, zlib.crc32(body), body)))
+
+    def deployed(self, job: str, state: str = "PENDING") -> None:
+        self.repository.save_deployment(
+            Deployment(
+                rollout=1, device="dev-1", job=job, digest="d" * 64, model="m", state=state, desired_version=1,
+                created_ns=1, changed_ns=1,
+            )
+        )  # fmt: skip
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, LimitsConfig(max_epochs=2))
+    yield made
+    made.repository.close()
+
+
+def test_what_cannot_be_stored_is_kept_and_nothing_more_is_taken(bench: Bench) -> None:
+    bench.deployed("r1-1")
+    bench.hears("up/birth", Birth(session="s", agent_version="9", epochs={"1": 1}))
+    bench.hears("up/job/r1-1", JobStatus("r1-1", 1, "COMMITTED"))
+    bench.hears_chunk(1, 5)
+    bench.repository.failures = 3
+    for _ in range(3):
+        with pytest.raises(StorageError):
+            bench.ingest.turn(0)
+        bench.hears_chunk(6, 1)
+        assert bench.line.said == []
+    assert len(bench.line.waiting) == 3
+    assert bench.ingest.turn(0) == 3
+    device = bench.repository.device("dev-1")
+    assert device is not None
+    assert device.agent_version == "9"
+    assert bench.repository.deployments(device="dev-1")[0].state == "COMMITTED"
+    assert [(ack.epoch, ack.seq) for ack in bench.line.acks()] == [(1, 5)]
+    assert bench.repository.ledgers("dev-1")[1].duplicates == 0
+    assert bench.ingest.turn(0) == 3
+
+
+def test_the_thread_goes_on_by_itself_when_the_database_does(bench: Bench) -> None:
+    bench.hears_chunk(1, 5)
+    bench.repository.failures = 2
+    bench.ingest.start()
+    wait_until(lambda: bool(bench.line.acks()), what="the acknowledgement")
+    wait_until(lambda: bench.ingest.storage_error == "", what="the error to be gone")
+    bench.ingest.stop()
+
+
+@pytest.mark.parametrize("state", ["COMMITTED", "ROLLED_BACK", "FAILED"])
+def test_an_end_is_acknowledged_after_the_commit_each_time_it_is_said(bench: Bench, state: str) -> None:
+    bench.deployed("r1-1")
+    for _ in range(2):
+        bench.hears("up/job/r1-1", JobStatus("r1-1", 1, state))
+        bench.hears("up/job/unknown", JobStatus("unknown", 1, state))
+        bench.hears("up/job/r1-2", JobStatus("r1-2", 1, "TRIAL"))
+        bench.ingest.turn(0)
+    said = [(rest, decode(payload, JobAck)) for rest, payload in bench.line.said]
+    assert (
+        said
+        == [
+            ("down/job/r1-1", JobAck("r1-1", state)),
+            ("down/job/unknown", JobAck("unknown", state)),
+        ]
+        * 2
+    )
+
+
+def test_the_newest_epoch_is_acknowledged_on_a_new_connection_whatever_its_number(bench: Bench) -> None:
+    for epoch in (900, 400):
+        bench.hears_chunk(1, epoch // 100, epoch=epoch)
+    bench.ingest.turn(0)
+    bench.line.said.clear()
+    bench.line.generation = 7
+    bench.ingest.turn(0)
+    assert [(ack.epoch, ack.seq) for ack in bench.line.acks()] == [(400, 4)]
+
+
+def test_the_oldest_settled_epoch_gives_way_and_may_come_back(bench: Bench) -> None:
+    for epoch, first_seq in ((70, 2), (60, 1), (50, 1), (40, 1)):
+        bench.hears_chunk(first_seq, 3, epoch=epoch)
+        bench.ingest.turn(0)
+    assert list(bench.repository.ledgers("dev-1")) == [70, 40]  # 70 has a gap
+    bench.line.said.clear()
+    bench.hears_chunk(2, 4, epoch=60)
+    bench.ingest.turn(0)
+    assert [(ack.epoch, ack.seq) for ack in bench.line.acks()] == [(60, 5)]
+    retired = bench.repository.retired()["dev-1"]
+    live = bench.repository.ledgers("dev-1")
+    assert list(live) == [70, 60]
+    assert retired.stored + sum(ledger.stored for ledger in live.values()) == 14
+    assert len(bench.repository.results("dev-1", limit=100)) == 14
+
+
+def test_epochs_that_all_have_gaps_stay_and_one_more_is_refused(bench: Bench) -> None:
+    for epoch in (70, 60, 50):
+        bench.hears_chunk(2, 3, epoch=epoch)
+        bench.ingest.turn(0)
+    assert list(bench.repository.ledgers("dev-1")) == [70, 60]
+    assert "epochs" in bench.repository.refusals(limit=1)[0].reason
+
+
+def test_a_disk_that_fails_gives_no_answer_where_a_blob_that_is_not_there_does(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    bench.repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    bench.repository.add_package(
+        Package(
+            digest="d" * 64, name="m", version="1.0.0", task="t", blob_sha256="b" * 64, blob_bytes=4, added_ns=1,
+            labels=(), label_offset=0, variants=(), signed_by="",
+        )
+    )  # fmt: skip
+    request = BlobRequest("b" * 64, 0, 4)
+    missing = bench.blobs.read(request)
+    assert missing is not None
+    assert missing.total_bytes == 0
+    bench.blobs.path("b" * 64).write_bytes(b"blob")
+    monkeypatch.setattr("edgeinfer.console.blobs.os.pread", fail)
+    bench.hears("up/get", request)
+    bench.ingest.turn(0)
+    assert bench.line.said == []
+    monkeypatch.undo()
+    bench.hears("up/get", request)
+    bench.ingest.turn(0)
+    assert [rest for rest, _ in bench.line.said] == ["down/data"]
+
+
+def test_a_new_rollout_ends_the_old_one_once_for_all_its_devices(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def package(digest: str, version: str) -> Package:
+        return Package(
+            digest=digest * 64, name="m", version=version, task="t", blob_sha256="b" * 64, blob_bytes=4, added_ns=1,
+            labels=(), label_offset=0, variants=(), signed_by="",
+        )  # fmt: skip
+
+    for n in range(50):
+        bench.repository.change_device(f"dev-{n}", DeviceChange(agent_version="1"), t_ns=1)
+    for made in (package("a", "1.0.0"), package("b", "2.0.0")):
+        bench.repository.add_package(made)
+    first = bench.deployer.create("m:1.0.0", "all")
+    calls: list[str] = []
+    for name in ("packages", "is_unfinished", "set_rollout_state"):
+        real = getattr(bench.repository, name)
+
+        def counted(*arguments: object, _name: str = name, _real: object = real, **named: object) -> object:
+            calls.append(_name)
+            return _real(*arguments, **named)  # type: ignore[operator]  # a method of the repository
+
+        monkeypatch.setattr(bench.repository, name, counted)
+    bench.deployer.create("m:2.0.0", "all")
+    assert sorted(calls) == ["is_unfinished", "packages", "packages", "set_rollout_state"]
+    ended = bench.repository.rollout(first.id)
+    assert ended is not None
+    assert ended.state == "FINISHED"

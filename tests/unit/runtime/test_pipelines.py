@@ -1,0 +1,133 @@
+"""The set of running pipelines: what a trial sees of them, and which configurations are refused."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeinfer.runtime.errors import ConfigError, EdgeInferError
+from edgeinfer.runtime.frame import Frame
+from edgeinfer.runtime.handoff import RuntimeDb
+from edgeinfer.runtime.pipelines import PipelineSet
+from edgeinfer.runtime.settings import PipelineConfig
+from edgeinfer.runtime.slots import Slots
+from edgeinfer.runtime.sources.settings import TensorsSource
+from edgeinfer.runtime.store import Store
+from packages import linear_model, make_package
+from waiting import wait_until
+
+FEATURES = 8
+
+
+class Device:
+    """A store with versions of one model, and pipelines whose sources wait."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store(folder / "state")
+        self.db = RuntimeDb(folder / "state" / "runtime.db")
+        self.slots = Slots(self.db, self.store)
+        self.pipelines = PipelineSet(store=self.store, slots=self.slots, append=lambda *_: None)
+        for name in ("m", "other"):
+            linear_model(folder / f"{name}.onnx", features=FEATURES)
+            for version in ("1.0.0", "2.0.0"):
+                make_package(folder / f"{name}-{version}", folder / f"{name}.onnx", name=name, version=version)
+
+    def config(self, name: str, package: str = "m-1.0.0") -> PipelineConfig:
+        source = TensorsSource(path=str(self.folder / "no.npz"))
+        return PipelineConfig(name=name, source=source, package=str(self.folder / package))
+
+    def digest(self, package: str) -> str:
+        return self.store.install(self.folder / package).digest
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    made = Device(tmp_path)
+    yield made
+    made.pipelines.stop()
+    made.db.close()
+
+
+def frame(features: int = FEATURES) -> Frame:
+    return Frame(np.zeros(features, dtype=np.float32), time.time_ns(), time.monotonic_ns(), 0)
+
+
+def test_a_frame_in_flight_on_the_old_version_proves_nothing_of_the_new_one(device: Device) -> None:
+    device.pipelines.start([device.config("p")])
+    (pipeline,) = device.pipelines.all()
+    old = pipeline.model
+    in_flight = old.prepare(frame())
+    device.pipelines.swap("m", device.digest("m-2.0.0"))
+    old.infer(in_flight)
+    assert (old.inferred, device.pipelines.inferred("m")) == (1, 0)
+    pipeline.model.infer(pipeline.model.prepare(frame()))
+    assert device.pipelines.inferred("m") == 1
+
+
+def test_failures_are_those_of_the_version_that_is_in_place(device: Device) -> None:
+    device.pipelines.start([device.config("p")])
+    (pipeline,) = device.pipelines.all()
+    old = pipeline.model
+    for _ in range(3):
+        with pytest.raises(EdgeInferError):
+            old.prepare(frame(FEATURES + 1))
+    assert device.pipelines.failures("m") == 3
+    device.pipelines.swap("m", device.digest("m-2.0.0"))
+    assert device.pipelines.failures("m") == 0
+    with pytest.raises(EdgeInferError):
+        old.prepare(frame(FEATURES + 1))
+    assert device.pipelines.failures("m") == 0
+    with pytest.raises(EdgeInferError):
+        pipeline.model.prepare(frame(FEATURES + 1))
+    assert device.pipelines.failures("m") == 1
+    pipeline.model.infer(pipeline.model.prepare(frame()))
+    assert device.pipelines.failures("m") == 0
+
+
+def test_each_pipeline_has_to_infer_whose_source_goes_on(device: Device) -> None:
+    device.pipelines.start([device.config("p"), device.config("q")])
+    first, second = device.pipelines.all()
+    first.model.infer(first.model.prepare(frame()))
+    assert device.pipelines.inferred("m") == 0
+    second.model.infer(second.model.prepare(frame()))
+    assert device.pipelines.inferred("m") == 1
+
+
+def test_of_sources_that_have_all_ended_one_is_enough(device: Device) -> None:
+    np.savez(device.folder / "x.npz", x=np.zeros((1, FEATURES), dtype=np.float32))
+    source = TensorsSource(path=str(device.folder / "x.npz"))
+    device.pipelines.start([PipelineConfig(name="p", source=source, package=str(device.folder / "m-1.0.0"))])
+    wait_until(lambda: device.pipelines.idle("m"))
+    assert device.pipelines.inferred("m") == 1
+
+
+def test_a_model_without_pipelines_is_neither_idle_nor_swapped(device: Device) -> None:
+    assert not device.pipelines.idle("m")
+    assert not device.pipelines.has_swapped("m", device.digest("m-1.0.0"))
+    assert device.pipelines.inferred("m") == 0
+
+
+@pytest.mark.parametrize("how", ["start", "apply"])
+def test_two_packages_of_one_model_are_refused(device: Device, how: str) -> None:
+    one, two = device.config("p"), device.config("q", "m-2.0.0")
+    if how == "apply":
+        device.pipelines.start([one])
+    before = device.slots.of("m")
+    with pytest.raises(ConfigError, match="'p' and 'q' name different packages of model 'm'"):
+        getattr(device.pipelines, how)([one, two])
+    assert device.slots.of("m") == before, "refused before anything was changed"
+    assert len(device.pipelines.all()) == (how == "apply")
+
+
+def test_the_same_package_twice_and_another_model_are_fine(device: Device) -> None:
+    (device.folder / "copy").write_bytes((device.folder / "m-1.0.0").read_bytes())
+    device.pipelines.start([device.config("p"), device.config("q", "copy"), device.config("r", "other-2.0.0")])
+    assert len(device.pipelines.all()) == 3
+
+
+def test_a_package_that_was_never_there_is_a_mistake_in_the_configuration(device: Device) -> None:
+    with pytest.raises(ConfigError, match=r"pipeline 'p': .*no such package"):
+        device.pipelines.start([device.config("p", "lost")])
