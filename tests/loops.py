@@ -141,6 +141,11 @@ class Installation:
                 found += [(chunk.first_seq + i, chunk.pipeline, result) for i, result in enumerate(results)]
         return found
 
+    def frames(self) -> dict[str, int]:
+        """Frames of the pipeline by state, as the device's buffer counts them."""
+        with BufferReader(self.folder / "device" / "buffer.db") as buffer:
+            return buffer.frames()["door"]
+
     def update_row(self) -> UpdateRow:
         with RuntimeDb(self.folder / "device" / "runtime.db", read_only=True) as db:
             return db.update()

@@ -9,6 +9,7 @@ import pytest
 
 from edgeinfer.console.commands import deploy
 from edgeinfer.runtime.errors import ConsoleError
+from edgeinfer.runtime.results import OF_A_FRAME
 from loops import Installation, free_of_tracebacks
 from waiting import wait_until
 
@@ -51,6 +52,8 @@ def test_kill_9_of_everything_loses_and_doubles_nothing(tmp_path: Path) -> None:
 
         numbers = [number for number, _, _ in loop.buffered()]
         assert numbers == list(range(1, made + 1)), "the device's own numbering has no holes"
+        inferred = sum(1 for _, _, result in loop.buffered() if result.kind in OF_A_FRAME)
+        assert loop.frames()["inferred"] == inferred, "the count of frames has not lost what the results prove"
         rows = stored(tmp_path)
         assert [seq for _, seq in rows] == numbers, "the console has exactly what was durable, each once"
         assert len({epoch for epoch, _ in rows}) == 1

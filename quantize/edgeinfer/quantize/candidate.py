@@ -101,6 +101,7 @@ def _schemes(engine: str) -> tuple[_Scheme, ...]:
         return (
             _Scheme("onnx-u8s8", "int8", onnx.static_u8s8),
             _Scheme("onnx-u8s8-percentile", "int8", onnx.static_u8s8_percentile),
+            _Scheme("onnx-u8u8", "int8", onnx.static_u8u8),
             _Scheme("onnx-int8-dynamic", "int8-dynamic", onnx.dynamic_u8),
         )
     from edgeinfer.quantize.schemes import litert

@@ -1,8 +1,9 @@
 """The decision: which of the measured candidates is the package's first variant. Values in, values out.
 
 The rule: of those that lose at most `max_drop` points against the float model, the fastest; among those
-within 5 % of the fastest, which is what one measurement differs from the next by, the smallest file. The
-float models take part: where quantizing makes a model slower, that is said and the float one stays first.
+within 5 % of the fastest, which is what one measurement differs from the next by, the smallest file; among
+those within 5 % of the smallest, the one that agrees most with the float model. The float models take part:
+where quantizing makes a model slower, that is said and the float one stays first.
 Where no quantized candidate keeps the budget, nothing is chosen.
 """
 
@@ -10,10 +11,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-__all__ = ["SAME_SPEED", "Decision", "Judged", "Measured", "decide", "variants_to_pack"]
+__all__ = ["SAME_SIZE", "SAME_SPEED", "Decision", "Judged", "Measured", "decide", "variants_to_pack"]
 
 # Latencies closer than this are one latency.
 SAME_SPEED = 1.05
+# Files closer than this are of one size: the same weights in another wrapping.
+SAME_SIZE = 1.05
 # Rounding in the subtraction of two shares must not refuse a drop of exactly the budget.
 _EPSILON = 1e-9
 
@@ -90,7 +93,10 @@ def _keeps(measured: Measured, base: float, max_drop: float) -> bool:
 
 def _fastest(eligible: Sequence[Measured]) -> Measured:
     best = min(_ratio(m) for m in eligible)
-    return min((m for m in eligible if _ratio(m) <= best * SAME_SPEED), key=lambda m: (m.bytes, _ratio(m)))
+    fast = [m for m in eligible if _ratio(m) <= best * SAME_SPEED]
+    smallest = min(m.bytes for m in fast)
+    small = (m for m in fast if m.bytes <= smallest * SAME_SIZE)
+    return min(small, key=lambda m: (-(m.agreement or 0.0), m.bytes, _ratio(m)))
 
 
 def _ratio(measured: Measured) -> float:
@@ -115,5 +121,7 @@ def _verdict(measured: Measured, *, base: float, max_drop: float, chosen: Measur
         kept = f"loses {drop:.2f} points" if drop > 0 else f"gains {-drop:.2f} points" if drop < 0 else "loses nothing"
         return "chosen", f"fastest within the budget, {kept}"
     if _ratio(measured) <= _ratio(chosen) * SAME_SPEED:
+        if measured.bytes <= chosen.bytes * SAME_SIZE:
+            return "accepted", f"like {chosen.variant} in speed and size, and agrees no better with the float model"
         return "accepted", f"as fast as {chosen.variant}, but larger"
     return "accepted", f"slower than {chosen.variant} by {_ratio(measured) / _ratio(chosen):.2f}"

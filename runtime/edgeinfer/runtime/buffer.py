@@ -27,7 +27,8 @@ from edgeinfer.runtime.chunk import MAX_BODY_BYTES, StoredChunk
 from edgeinfer.runtime.codec import encode
 from edgeinfer.runtime.config import Section
 from edgeinfer.runtime.errors import BufferStorageError, CodecError
-from edgeinfer.runtime.results import Kind, Result
+from edgeinfer.runtime.frame import FrameState
+from edgeinfer.runtime.results import OF_A_FRAME, Kind, Result
 
 __all__ = ["Buffer", "BufferConfig", "BufferReader", "StoredChunk"]
 
@@ -322,10 +323,12 @@ def _weight(result: Result) -> int:
 
 
 def _frames(rows: list[Result]) -> dict[str, int]:
-    """Counts of frames by state that these results report."""
-    frames: dict[str, int] = {}
+    """What these results say of frames by state. Each result of an inference is a frame that was inferred, counted
+    in the very commit that makes it durable; the other states come in counts of their own."""
+    frames = {FrameState.INFERRED.value: sum(1 for row in rows if row.kind in OF_A_FRAME)}
     for row in rows:
         if row.kind is Kind.FRAMES and row.extra:
             for state, count in row.extra.items():
-                frames[state] = frames.get(state, 0) + int(count)
-    return frames
+                if state != FrameState.INFERRED:
+                    frames[state] = frames.get(state, 0) + int(count)
+    return {state: count for state, count in frames.items() if count}

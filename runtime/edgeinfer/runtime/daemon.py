@@ -23,7 +23,7 @@ from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.buffer import Buffer
 from edgeinfer.runtime.config import load_config
 from edgeinfer.runtime.engines.base import engine_versions
-from edgeinfer.runtime.errors import BufferStorageError, ConfigError, EdgeInferError, SourceError
+from edgeinfer.runtime.errors import BufferStorageError, ConfigError, EdgeInferError, SignatureError, SourceError
 from edgeinfer.runtime.frame import FrameState
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.logs import set_up_logging
@@ -34,6 +34,7 @@ from edgeinfer.runtime.settings import RuntimeConfig
 from edgeinfer.runtime.slots import Slots
 from edgeinfer.runtime.status import StatusBoard, final_document
 from edgeinfer.runtime.store import Store
+from edgeinfer.runtime.trust import parse_public_key
 from edgeinfer.runtime.updater import Updater
 
 __all__ = ["Daemon", "main"]
@@ -78,9 +79,10 @@ class Daemon:
         self._acknowledged = AcknowledgedReader(sync_path)
         self._update_view = AgentView(sync_path)
         self.buffer = Buffer(buffer_config, acknowledged=self._acknowledged.acknowledged, seen=self._acknowledged.seen)
-        slots = Slots(self._db, self._store)
+        slots = Slots(self._db, self._store, release_keys=config.trust.release_keys)
         self.pipelines = PipelineSet(store=self._store, slots=slots, append=self.buffer.append, until_end=until_end)
         self._updater_parts = (self._db, slots)
+        self._updater: Updater | None = None
         self._about: dict[str, Any] = {"device": config.device}
 
     def run(self) -> None:
@@ -149,7 +151,7 @@ class Daemon:
 
     def _walk_updates(self) -> None:
         db, slots = self._updater_parts
-        updater = Updater(
+        updater = self._updater = Updater(
             self._config, store=self._store, db=db, slots=slots, running=self.pipelines, sync=self._update_view.db
         )
         while not self.stop.wait(_UPDATE_INTERVAL_S):
@@ -160,13 +162,22 @@ class Daemon:
         reloading()
         try:
             config = load_config(self._config_path, RuntimeConfig)
-            if msgspec.structs.replace(config, pipeline=self._config.pipeline) != self._config:
-                raise ConfigError("only [[pipeline]] can change without a restart")
+            old = self._config
+            changeable = msgspec.structs.replace(
+                config, pipeline=old.pipeline, trust=old.trust, trial_s=old.trial_s, log_level=old.log_level
+            )
+            if changeable != old:
+                raise ConfigError("only [[pipeline]], [trust], trial_s and log_level can change without a restart")
+            _check_keys(config)
+            self._updater_parts[1].release_keys = config.trust.release_keys
             self.pipelines.apply(config.pipeline)
         except EdgeInferError as error:
             logger.error("event=reload_failed error=%s", error)  # noqa: TRY400 - a mistake in a file, not in the code
         else:
             self._config = config
+            if self._updater is not None:
+                self._updater.config = config
+            logging.getLogger("edgeinfer").setLevel(config.log_level)
             logger.info("event=reloaded pipelines=%d", len(config.pipeline))
         notify("READY=1")
 
@@ -192,11 +203,25 @@ class Daemon:
             ) from error
 
 
+def _check_keys(config: RuntimeConfig) -> None:
+    """A key that is no key would be found out only when an update is refused. A file that is not there yet may come
+    (the console makes its key when it is first started), so that is only said."""
+    for key in (*config.trust.release_keys, *config.trust.console_keys):
+        try:
+            parse_public_key(key)
+        except SignatureError as error:
+            if key.endswith(".pub") and not Path(key).exists():
+                logger.warning("event=key_missing file=%s", key)
+            else:
+                raise ConfigError(f"[trust]: {error}") from error
+
+
 def main(argv: Sequence[str]) -> int:
     """`edgeinfer run`. Returns the exit status; raises EdgeInferError."""
     arguments = _parse(argv)
     config = load_config(arguments.config, RuntimeConfig)
     set_up_logging(arguments.log_level or config.log_level)
+    _check_keys(config)
     daemon = Daemon(arguments.config, config, until_end=arguments.until_end)
     _listen_to_signals(daemon)
     daemon.run()

@@ -27,7 +27,8 @@ __all__ = ["Pipeline", "PipelineStatus"]
 
 logger = logging.getLogger(__name__)
 
-_FRAMES_INTERVAL_S = 10.0
+# What a power cut can take of the counts of frames that gave no result.
+_FRAMES_INTERVAL_S = 5.0
 _IDLE_POLL_S = 0.25
 _LATENCIES = 512
 

@@ -11,7 +11,7 @@ from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.pipeline import Pipeline
 from edgeinfer.runtime.results import Result
 from edgeinfer.runtime.settings import PipelineConfig
-from edgeinfer.runtime.slots import Slots
+from edgeinfer.runtime.slots import ACTIVE, Slots
 from edgeinfer.runtime.store import Store
 
 __all__ = ["PipelineSet"]
@@ -131,8 +131,18 @@ class PipelineSet:
                 package = self._slots.from_config(Path(config.package))
             except ConfigError as error:
                 raise ConfigError(f"pipeline {config.name!r}: {error.message}", hint=error.hint) from error
-        else:
+        elif self._slots.of(config.model).get(ACTIVE):
             package = self._slots.active(config.model)
+        else:
+            raise ConfigError(
+                f"pipeline {config.name!r}: no package of model {config.model!r} is installed",
+                hint="name a package file in the pipeline, or deploy one",
+            )
+        variants = [variant.id for variant in package.manifest.variants]
+        if config.variant and config.variant not in variants:
+            raise ConfigError(
+                f"pipeline {config.name!r}: expected a variant of {', '.join(variants)}, found {config.variant!r}"
+            )
         model = LoadedModel(package, variant=config.variant, threads=config.threads)
         return Pipeline(config, model, self._append, until_end=self._until_end)
 

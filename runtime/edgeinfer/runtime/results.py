@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-__all__ = ["Item", "Kind", "Result"]
+__all__ = ["OF_A_FRAME", "Item", "Kind", "Result"]
 
 
 class Kind(enum.IntEnum):
@@ -16,6 +16,10 @@ class Kind(enum.IntEnum):
     FRAMES = 4  # counts of frames by state, in `extra`
     EVENT = 5  # raised by a rule, in `extra`
     SWAP = 6  # the pipeline changed its package, in `extra`
+
+
+# The kinds that say something of one frame.
+OF_A_FRAME = frozenset({Kind.CLASSIFICATION, Kind.DETECTION, Kind.ANOMALY})
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):

@@ -14,8 +14,9 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z"
 
 
 class TrustConfig(Section, frozen=True):
-    """Public keys, in hex or as paths of `.pub` files. `release_keys` may sign packages that come over the
-    network, `console_keys` what the console assigns. Without them no update is ever accepted."""
+    """Public keys, in hex or as paths of `.pub` files. `release_keys` may sign packages: those that come over the
+    network always, and a file that a pipeline names where any key is given here. `console_keys` may sign what the
+    console assigns. Without both no update is ever accepted."""
 
     release_keys: tuple[str, ...] = ()
     console_keys: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from pathlib import Path
 from edgeinfer.runtime.errors import ConfigError, EdgeInferError, PackageError
 from edgeinfer.runtime.handoff import RuntimeDb, UpdateRow
 from edgeinfer.runtime.store import InstalledPackage, Store
+from edgeinfer.runtime.verify import PackageRequest, ask
 
 __all__ = ["ACTIVE", "CANDIDATE", "CONFIGURED", "PREVIOUS", "Slots"]
 
@@ -22,9 +23,10 @@ class Slots:
     """Used by the updater's thread and by the one that reads the configuration: `lock` is held by each of them
     from its reading of slots to its writing of them."""
 
-    def __init__(self, db: RuntimeDb, store: Store) -> None:
+    def __init__(self, db: RuntimeDb, store: Store, *, release_keys: tuple[str, ...] = ()) -> None:
         self._db = db
         self._store = store
+        self.release_keys = release_keys
         self.lock = threading.RLock()
 
     def of(self, model: str) -> dict[str, str]:
@@ -59,8 +61,9 @@ class Slots:
 
         A file that was not there before becomes active; once a newer version was deployed over it, that one
         stays active for as long as the configuration names the same file content. A file that is lost or
-        damaged since is done without while a version of its model is active here. Raises ConfigError,
-        PackageError, StorageError.
+        damaged since is done without while a version of its model is active here. On a device that trusts
+        release keys, one of them must have signed the file. Raises ConfigError, PackageError, RefusedError,
+        StorageError.
         """
         with self.lock:
             if not path.is_file():
@@ -92,6 +95,8 @@ class Slots:
                 # A device must go on inferring: the configured package has just been checked.
                 logger.error("event=active_package_damaged model=%s error=%s", model, error)  # noqa: TRY400 - said in full
                 slots.pop(ACTIVE)
+        if self.release_keys:
+            ask(PackageRequest(str(path), package.digest, self.release_keys))
         previous = slots.get(ACTIVE, "")
         if previous == package.digest:
             previous = slots.get(PREVIOUS, "")

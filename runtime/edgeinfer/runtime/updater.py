@@ -92,7 +92,7 @@ class Updater:
         running: TrialView,
         sync: Callable[[], SyncDb | None],
     ) -> None:
-        self._config = config
+        self.config = config
         self._store = store
         self._db = db
         self._slots = slots
@@ -165,9 +165,9 @@ class Updater:
 
     def _open(self, desired: Desired) -> None:
         """Check a wish and make it the current one; one that is refused is reported once and then left alone."""
-        request = AssignmentRequest(desired.envelope, self._config.trust.console_keys)
+        request = AssignmentRequest(desired.envelope, self.config.trust.console_keys)
         try:
-            document = read_assignment(ask(request), device=self._config.device, at_least=self.row.desired_version)
+            document = read_assignment(ask(request), device=self.config.device, at_least=self.row.desired_version)
         except GateError as error:  # the check was killed or hung: that is no word about the assignment
             raise StorageError(str(error)) from error
         except RefusedError as error:
@@ -246,7 +246,7 @@ class Updater:
         """A bad blob is removed with the refusal; one that there is no room for stays, and is tried again."""
         row = self.row
         with self._store.staged(row.blob_sha256, row.blob_bytes) as path:
-            ask(PackageRequest(str(path), row.digest, self._config.trust.release_keys))
+            ask(PackageRequest(str(path), row.digest, self.config.trust.release_keys))
             package = self._store.install(path, digest=row.digest)
         if (package.manifest.name, package.manifest.version) != (row.model, row.version):
             raise RefusedError(
@@ -260,7 +260,7 @@ class Updater:
     def _pass_gate(self) -> None:
         row = self.row
         request = GateRequest(
-            self._config.state_dir, row.digest, self._running.variant(row.model), self._running.threads(row.model)
+            self.config.state_dir, row.digest, self._running.variant(row.model), self._running.threads(row.model)
         )
         answer = ask(request)
         logger.info("event=gate_passed model=%s version=%s answer=%s", row.model, row.version, answer.decode())
@@ -295,7 +295,7 @@ class Updater:
             return
         ended = self._running.idle(model)  # looked at first: the last frame may come in between
         if self._running.inferred(model):
-            if time.monotonic() - self._trial_began_s >= self._config.trial_s:
+            if time.monotonic() - self._trial_began_s >= self.config.trial_s:
                 self._commit()
         elif ended:
             self._advance(Event.TRIAL_FAILED, reason="every source has ended: no frame came to try it on")

@@ -19,7 +19,7 @@ from edgeinfer.runtime.manifest import ClassifyPost
 from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.trust import SigningKey, verify
 
-VARIANTS = {"onnx-fp32", "onnx-u8s8", "onnx-u8s8-percentile", "onnx-int8-dynamic"}
+VARIANTS = {"onnx-fp32", "onnx-u8s8", "onnx-u8s8-percentile", "onnx-u8u8", "onnx-int8-dynamic"}
 ENTRY_KEYS = {
     "variant",
     "engine",

@@ -14,7 +14,13 @@ from edgeinfer.quantize.modelfile import open_model
 from edgeinfer.quantize.progress import silent
 from edgeinfer.quantize.schemes import litert
 from edgeinfer.quantize.schemes import onnx as onnx_schemes
-from edgeinfer.quantize.schemes.onnx import dynamic_u8, quantized_nodes, static_u8s8, static_u8s8_percentile
+from edgeinfer.quantize.schemes.onnx import (
+    dynamic_u8,
+    quantized_nodes,
+    static_u8s8,
+    static_u8s8_percentile,
+    static_u8u8,
+)
 from edgeinfer.runtime.engines import load_engine
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import ModelError
@@ -74,10 +80,13 @@ def test_the_quantizer_that_fails_is_a_refused_candidate(make_model: Callable[..
     assert refused["onnx-int8-dynamic"] == ""  # it needs no calibration samples
 
 
-def test_dynamic_weights_are_unsigned_of_eight_bits(make_model: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", [static_u8u8, dynamic_u8])
+def test_unsigned_weights_have_eight_bits(
+    make_model: Callable[..., Path], tmp_path: Path, scheme: Callable[[Path, Path, Array], str]
+) -> None:
     """u8 x u8 kernels widen to 16 bits before they multiply: no 7-bit weights are needed."""
     target = tmp_path / "q.onnx"
-    assert dynamic_u8(make_model(), target, np.zeros((0, 1, 8, 8), np.float32)) == ""
+    assert scheme(make_model(), target, np.ones((2, 1, 8, 8), np.float32)) == ""
     initializers = onnx.load(str(target)).graph.initializer
     weights = [init for init in initializers if init.data_type == TensorProto.UINT8 and len(init.dims) > 1]
     assert weights
@@ -129,7 +138,7 @@ def test_a_candidate_that_equals_another_is_not_measured(
     monkeypatch.setattr(onnx_schemes, "static_u8s8_percentile", static_u8s8)
     calibration = np.random.default_rng(0).uniform(0, 1, (8, 1, 8, 8)).astype(np.float32)
     candidates = make_candidates(open_model(make_model()), calibration, tmp_path, progress=silent)
-    assert [candidate.refused for candidate in candidates] == ["", "is the same file as onnx-u8s8", ""]
+    assert [candidate.refused for candidate in candidates] == ["", "is the same file as onnx-u8s8", "", ""]
 
 
 @pytest.mark.data

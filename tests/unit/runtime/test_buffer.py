@@ -173,12 +173,24 @@ def test_frames_are_added_up_over_restarts(tmp_path: Path) -> None:
     path = tmp_path / "buffer.db"
     for _ in range(2):
         buffer = make(path)
+        for frame in range(7):
+            buffer.append("a", Result(Kind.ANOMALY, 1, frame))
         buffer.append("a", Result(Kind.FRAMES, 1, extra={"inferred": 3, "failed": 1}))
-        buffer.append("a", Result(Kind.FRAMES, 2, extra={"inferred": 4}))
         buffer.append("b", Result(Kind.FRAMES, 2, extra={"stale": 1}))
         assert buffer.close()
     with BufferReader(path) as reader:
         assert reader.frames() == {"a": {"failed": 2, "inferred": 14}, "b": {"stale": 2}}
+
+
+def test_a_frame_is_counted_as_inferred_when_its_result_is_durable(tmp_path: Path) -> None:
+    """Not before, and not from a count that a power cut could take: the two always agree."""
+    buffer = make(tmp_path / "buffer.db")
+    for frame in range(5):
+        buffer.append("a", Result(Kind.DETECTION, 1, frame))
+    assert buffer.flush(5)
+    with BufferReader(tmp_path / "buffer.db") as reader:
+        assert reader.frames() == {"a": {"inferred": reader.durable_seq()}}
+    assert buffer.close()
 
 
 class TestReaders:

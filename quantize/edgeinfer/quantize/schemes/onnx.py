@@ -1,19 +1,19 @@
 """ONNX quantization: static, with ranges from calibration samples, and dynamic, with ranges found at each run.
 
-Static is QDQ with uint8 activations and int8 weights, one scale a channel. `reduce_range` (7-bit weights) is
-always on: without VNNI the u8 x s8 kernels add pairs in 16 bits, which saturates, and a model can lose nearly
-all its accuracy on one machine while it keeps it on another. Two ways to the ranges: the smallest and largest
-value seen, and percentiles, which rare values do not stretch.
+Static is QDQ with uint8 activations and one scale a channel for the weights. With int8 weights `reduce_range`
+(7 bits) is always on: without VNNI the u8 x s8 kernels add pairs in 16 bits, which saturates, and a model can
+lose nearly all its accuracy on one machine while it keeps it on another. The u8 x u8 kernels widen before they
+multiply, so that uint8 weights may have all 8 bits: more exact, and slower on x86. Two ways to the ranges: the
+smallest and largest value seen, and percentiles, which rare values do not stretch.
 
-Dynamic has uint8 weights of 8 bits, one scale a tensor: the u8 x u8 kernels widen before they add, so that
-nothing saturates. It is slower, since it looks for each tensor's range again and again, and does not depend
-on what calibration samples were at hand.
+Dynamic has uint8 weights, one scale a tensor. It is slower, since it looks for each tensor's range again and
+again, and does not depend on what calibration samples were at hand.
 """
 
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from edgeinfer.runtime.errors import DependencyError, ModelError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["dynamic_u8", "quantized_nodes", "static_u8s8", "static_u8s8_percentile"]
+__all__ = ["dynamic_u8", "quantized_nodes", "static_u8s8", "static_u8s8_percentile", "static_u8u8"]
 
 # Scales per channel need DequantizeLinear with an axis.
 MIN_OPSET = 13
@@ -58,7 +58,7 @@ def static_u8s8(source: Path, target: Path, calibration: Array) -> str:
 
     Returns "" or why the result is of no use. Raises ModelError where the quantizer fails.
     """
-    return _static(source, target, calibration, method="MinMax", options={})
+    return _static(source, target, calibration)
 
 
 def static_u8s8_percentile(source: Path, target: Path, calibration: Array) -> str:
@@ -75,6 +75,11 @@ def static_u8s8_percentile(source: Path, target: Path, calibration: Array) -> st
     return _static(source, target, picked, method="Percentile", options=options)
 
 
+def static_u8u8(source: Path, target: Path, calibration: Array) -> str:
+    """The same as `static_u8s8` with uint8 weights of 8 bits around a zero point of 128."""
+    return _static(source, target, calibration, weights="QUInt8", options={"WeightSymmetric": True})
+
+
 def dynamic_u8(source: Path, target: Path, calibration: Array) -> str:
     """Weights as uint8, activations quantized while the model runs. Needs no calibration; returns as above."""
     del calibration
@@ -84,7 +89,15 @@ def dynamic_u8(source: Path, target: Path, calibration: Array) -> str:
     return _refuse(target)
 
 
-def _static(source: Path, target: Path, calibration: Array, *, method: str, options: dict[str, Any]) -> str:
+def _static(
+    source: Path,
+    target: Path,
+    calibration: Array,
+    *,
+    weights: str = "QInt8",
+    method: str = "MinMax",
+    options: Mapping[str, Any] | None = None,
+) -> str:
     quantization = _quantization()
     with _prepared(source, target) as prepared:
         quantization.quantize_static(
@@ -93,11 +106,11 @@ def _static(source: Path, target: Path, calibration: Array, *, method: str, opti
             _Reader(_input_name(prepared), calibration),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType[weights],
             per_channel=True,
-            reduce_range=True,
+            reduce_range=weights == "QInt8",
             calibrate_method=quantization.CalibrationMethod[method],
-            extra_options=options,
+            extra_options=dict(options or {}),
         )
     return _refuse(target)
 
