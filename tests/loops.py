@@ -147,6 +147,9 @@ class Installation:
             return buffer.frames()["door"]
 
     def update_row(self) -> UpdateRow:
+        """The daemon's row; an idle one while the daemon has not made its database yet."""
+        if not (self.folder / "device" / "runtime.db").exists():
+            return UpdateRow()
         with RuntimeDb(self.folder / "device" / "runtime.db", read_only=True) as db:
             return db.update()
 

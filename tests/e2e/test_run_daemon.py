@@ -137,11 +137,11 @@ class TestExitStatus:
 
     def test_a_model_that_is_not_installed(self, folder: Path) -> None:
         config = configuration(folder, f'name = "a"\nmodel = "none"\n[pipeline.source]\n{HOST}')
-        self.check(run_until_end(config), 3, "no package of model 'none'")
+        self.check(run_until_end(config), 2, "no package of model 'none'")
 
     def test_an_unknown_variant(self, folder: Path) -> None:
         config = configuration(folder, 'variant = "int4"\n' + tensors(folder))
-        self.check(run_until_end(config), 1, "has no variant 'int4'", "onnx-fp32")
+        self.check(run_until_end(config), 2, "'int4'", "onnx-fp32")
 
     @pytest.mark.parametrize("kind", ["video", "images", "tensors"])
     def test_a_recorded_source_that_is_not_there(self, folder: Path, kind: str) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from edgeinfer.runtime.engines.base import Engine, dequantize, load_engine, quantize_input
 from edgeinfer.runtime.errors import GateError
 from edgeinfer.runtime.manifest import Golden, Variant
-from edgeinfer.runtime.model import choose_variant
+from edgeinfer.runtime.model import LoadedModel, choose_variant
 from edgeinfer.runtime.preprocess import concrete_shape
 from edgeinfer.runtime.store import InstalledPackage
 from edgeinfer.runtime.verify import GateAnswer
@@ -29,6 +29,8 @@ def run_gate(package: InstalledPackage, *, variant: str = "", threads: int = 1) 
     chosen = choose_variant(package.manifest, wanted=variant)
     engine = load_engine(chosen.engine, package.folder / chosen.file, threads=threads)
     _check_tensors(chosen, engine)
+    # As a pipeline loads it: the declared pre- and postprocessing have to fit, and the first call to succeed.
+    LoadedModel(package, variant=chosen.id, threads=threads)
     golden = package.manifest.golden
     if golden is None:
         return GateAnswer(chosen.id, 0.0, 0)

@@ -80,11 +80,18 @@ class LoadedModel:
             manifest.postprocess, model_input=self._engine.inputs[0], outputs=self._engine.outputs
         )
         self._pool: deque[Array] = deque(maxlen=_POOL)
+        self._warm_up()
         self.inferred = 0
         # Each is written by one thread alone, so that none is lost.
         self._prepare_failures = 0
         self._infer_failures = 0
         self._failures_before = 0  # the last inference that did not fail
+
+    def _warm_up(self) -> None:
+        """Engines take their memory at the first call: better here than at a frame, or at the first after a swap."""
+        target = self._prepare.new_target()
+        self._engine.run([target])
+        self._pool.append(target)
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.variant.id})"
