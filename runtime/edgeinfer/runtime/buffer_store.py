@@ -8,9 +8,7 @@ frames(pipeline, state, n)  every captured frame, by the state that it ended in
 """
 
 import contextlib
-import fcntl
 import logging
-import os
 import secrets
 import sqlite3
 import zlib
@@ -22,6 +20,7 @@ import msgspec
 from edgeinfer.runtime.ballast import Ballast
 from edgeinfer.runtime.chunk import COLUMNS
 from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.runtime.locking import lock, unlock
 
 __all__ = ["BufferStore", "NewChunk"]
 
@@ -86,7 +85,7 @@ class BufferStore:
         self.next_seq = 1
         self.acknowledged = 0
         self._table = ""
-        self._lock_file = _lock(path)
+        self._lock_file = lock(path, hint="is edgeinfer already running with this state_dir?")
         self._segment_bytes = 0
         self._out_of_room = False
         # The size that the file had when the disk was full; above all sizes while there is room.
@@ -96,7 +95,7 @@ class BufferStore:
         try:
             self._db = self._open_or_set_aside()
         except BaseException:
-            os.close(self._lock_file)
+            unlock(self._lock_file)
             raise
         self._ballast.hold()
 
@@ -107,7 +106,7 @@ class BufferStore:
 
     def close(self) -> None:
         self._db.close()
-        os.close(self._lock_file)
+        unlock(self._lock_file)
 
     def write(self, chunks: Sequence[NewChunk]) -> None:
         """Make the chunks durable in one commit, or raise BufferStorageError with nothing changed."""
@@ -422,22 +421,3 @@ def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
-
-
-def _lock(path: Path) -> int:
-    """One writer process: an advisory lock beside the file, freed by the kernel when the process dies."""
-    name = path.with_name(path.name + ".lock")
-    try:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise BufferStorageError(
-            f"{name}: cannot be opened: {error.strerror}", hint="may this user write to the state_dir?"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise BufferStorageError(
-            f"{path}: another process is writing it", hint="is edgeinfer already running with this state_dir?"
-        ) from error
-    return descriptor
