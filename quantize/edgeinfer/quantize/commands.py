@@ -92,7 +92,6 @@ def quantize_model(
     )
     outcome = _search(request, progress)
     _tell_inferred(outcome.inferred)
-    _tell_float_first(outcome.document)
     _refuse_over_budget(outcome.document)
     return outcome.document
 

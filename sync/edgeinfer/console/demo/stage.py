@@ -185,6 +185,7 @@ report_interval_s = 1.0
 host = "127.0.0.1"
 port = {self.broker.port}
 protocol = {self.broker.protocol}
+reconnect_max_s = 2.0
 """
         )
         (self.folder / "console.toml").write_text(
@@ -194,6 +195,7 @@ protocol = {self.broker.protocol}
 host = "127.0.0.1"
 port = {self.broker.port}
 protocol = {self.broker.protocol}
+reconnect_max_s = 2.0
 
 [web]
 port = {self.page_port}

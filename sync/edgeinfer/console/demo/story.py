@@ -101,6 +101,8 @@ class _Story:
             f"{chosen['metric_value']:.3f}, {before['bytes'] // 1024} -> {chosen['bytes'] // 1024} KiB, "
             f"{chosen['latency_ratio']:.2f} of the float model's time"
         )
+        if not chosen["quantized"]:
+            self._screen.say("  (so small a model gains nothing from int8 here: the float one stays first)")
 
     def _bring_up(self) -> None:
         stage, screen = self._stage, self._screen
