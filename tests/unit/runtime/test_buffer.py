@@ -1,5 +1,6 @@
 """The results buffer: numbering, durability, acknowledgement, eviction, readers."""
 
+import contextlib
 import json
 import os
 import random
@@ -663,7 +664,7 @@ class TestDamaged:
             buffer.append("p", result(frame))
         assert buffer.flush(5)
         epoch = buffer.epoch
-        buffer._store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        wait_until(lambda: checkpointed(path), what="the writer to have nothing more to do")
         content = bytearray(path.read_bytes())
         content[4096:] = b"\xaa" * (len(content) - 4096)
         path.write_bytes(content)
@@ -677,6 +678,13 @@ class TestDamaged:
         assert buffer.close()
         assert frames_of(read(path), "p") == list(range(100, 130))
         assert len(list(tmp_path.glob("buffer.db.damaged-????????"))) == 1
+
+
+def checkpointed(path: Path) -> bool:
+    """Move all of the WAL into the database; False while its writer is in the middle of something."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
 
 def test_a_commit_that_was_reported_as_failed_is_not_written_twice(tmp_path: Path) -> None:
