@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy.typing as npt
 
-__all__ = ["Frame", "FrameCounts", "FrameState"]
+__all__ = ["Frame", "FrameCounts", "FrameState", "Origin"]
 
 
 class FrameState(enum.StrEnum):
@@ -17,14 +17,28 @@ class FrameState(enum.StrEnum):
     SUPERSEDED = "superseded"  # a newer one of a live source came before it was inferred
     MOTION_SKIPPED = "motion_skipped"
     SHED = "shed"  # given up for heat, power or budget
-    STALE = "stale"  # captured, but the pipeline stopped before it was inferred
+    STALE = "stale"  # the camera's picture is frozen, or the pipeline stopped before the frame was inferred
     FAILED = "failed"  # could not be preprocessed or inferred
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a frame of a cascade comes from: a result of another pipeline, and the item that it was cut out by.
+
+    `box` is that item's (x1, y1, x2, y2) in 0..1 of the picture that the other pipeline saw.
+    """
+
+    pipeline: str
+    frame: int
+    label: int = -1
+    score: float = 0.0
+    box: tuple[float, float, float, float] | None = None
 
 
 class Frame(msgspec.Struct, frozen=True):
     """One input from a source.
 
-    `data`: a picture (H, W, 3) uint8 BGR, a sensor window (length, channels) float32, or a tensor.
+    `data`: a picture (H, W, 3) uint8 BGR, a sensor window (length, channels) float32, samples of sound (n,)
+    float32 in -1..1, or a tensor. `origin`: set where the frame was made by another pipeline.
     `t_ns`: wall clock at capture; `mono_ns`: monotonic clock at capture; `index`: from 0 in its source,
     and once a pipeline has captured it, from 0 in the pipeline.
     """
@@ -33,6 +47,7 @@ class Frame(msgspec.Struct, frozen=True):
     t_ns: int
     mono_ns: int
     index: int
+    origin: "Origin | None" = None
 
 
 class FrameCounts:

@@ -12,6 +12,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "AnomalyPost",
     "ClassifyPost",
+    "Constant",
     "DetectPost",
     "Golden",
     "ImagePre",
@@ -20,6 +21,7 @@ __all__ = [
     "Preprocess",
     "Provenance",
     "Signature",
+    "StateTensor",
     "Task",
     "TensorPre",
     "TensorSpec",
@@ -135,10 +137,26 @@ class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     zero_point: int | None = None
 
 
+class StateTensor(msgspec.Struct, frozen=True):
+    """An input that is fed with what the last inference gave for `output`; zeros at the start of a source. Both are
+    named as the model names them."""
+
+    input: str
+    output: str
+
+
+class Constant(msgspec.Struct, frozen=True):
+    """An input that always has this value in every element, for instance a sampling rate."""
+
+    input: str
+    value: float
+
+
 class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
     """One file of the package: an engine and a precision.
 
-    `metrics` holds figures per profile, for instance `{"local": {"latency_us": 812.0}}`.
+    `metrics` holds figures per profile, for instance `{"local": {"latency_us": 812.0}}`. A model of several inputs
+    says which of them are `states` and which `constants`: exactly one is left for the frame.
     """
 
     id: Name
@@ -151,6 +169,8 @@ class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
     outputs: tuple[TensorSpec, ...]
     requires: tuple[str, ...] = ()
     metrics: dict[str, dict[str, float]] = {}
+    states: tuple[StateTensor, ...] = ()
+    constants: tuple[Constant, ...] = ()
 
 
 class Tolerance(msgspec.Struct, frozen=True):

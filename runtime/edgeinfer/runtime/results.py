@@ -16,10 +16,31 @@ class Kind(enum.IntEnum):
     FRAMES = 4  # counts of frames by state, in `extra`
     EVENT = 5  # raised by a rule, in `extra`
     SWAP = 6  # the pipeline changed its package, in `extra`
+    KEYPOINTS = 7  # an item a keypoint; its box is the point, twice
+    SEGMENTATION = 8  # an item a class that is there: its share of the picture as score, and the box around it
+    EMBEDDING = 9  # an item a dimension
+    REGRESSION = 10  # an item an output value
+    RAW = 11  # an item an output value, in the order of the outputs, flat
+    STEP = 12  # the governor stepped down or up, in `extra`
+    DRIFT = 13  # how far scores and inputs have moved from the package's reference, in `extra`
+    SHADOW = 14  # what a candidate said beside the active version, in `extra`
+    ENGINE = 15  # an engine was restarted, in `extra`
+    EXAMPLE = 16  # a hard example was kept, in `extra`
 
 
-# The kinds that say something of one frame.
-OF_A_FRAME = frozenset({Kind.CLASSIFICATION, Kind.DETECTION, Kind.ANOMALY})
+# The kinds that say something of one frame: each such result is a frame that was inferred.
+OF_A_FRAME = frozenset(
+    {
+        Kind.CLASSIFICATION,
+        Kind.DETECTION,
+        Kind.ANOMALY,
+        Kind.KEYPOINTS,
+        Kind.SEGMENTATION,
+        Kind.EMBEDDING,
+        Kind.REGRESSION,
+        Kind.RAW,
+    }
+)
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):

@@ -6,6 +6,10 @@ import msgspec
 
 from edgeinfer.runtime.buffer import BufferConfig
 from edgeinfer.runtime.config import Section
+from edgeinfer.runtime.engine_settings import EngineConfig, GovernorConfig, ModelsConfig
+from edgeinfer.runtime.learn.settings import DriftConfig, ExamplesConfig, ShadowConfig
+from edgeinfer.runtime.local.settings import LocalConfig
+from edgeinfer.runtime.rules.settings import MotionConfig, RuleConfig, SnapshotConfig, TrackerConfig
 from edgeinfer.runtime.sources.settings import SourceConfig
 
 __all__ = ["PipelineConfig", "RuntimeConfig", "SyncPaths", "TrustConfig"]
@@ -31,7 +35,9 @@ class SyncPaths(Section, frozen=True):
 class PipelineConfig(Section, frozen=True):
     """`package` is the package to begin with; once a newer one was deployed for its model, that one is
     used. `model` names one that is already installed. `threads` are the engine's own: one, unless measured
-    to be worth it."""
+    to be worth it. `priority`: pipelines of the lowest are paused first when the device must save. `max_fps` above 0
+    is the most frames a second that are inferred; the others are counted as shed. `latency_budget_ms` above 0 is
+    what a frame may take from capture to result before the governor steps down."""
 
     name: Name
     source: SourceConfig
@@ -39,6 +45,15 @@ class PipelineConfig(Section, frozen=True):
     model: str = ""
     variant: str = ""
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
+    max_fps: Annotated[float, msgspec.Meta(ge=0.0, le=1e6)] = 0.0
+    latency_budget_ms: Annotated[float, msgspec.Meta(ge=0.0, le=1e9)] = 0.0
+    engine: EngineConfig = EngineConfig()
+    motion: MotionConfig | None = None
+    tracker: TrackerConfig | None = None
+    rule: tuple[RuleConfig, ...] = ()
+    drift: DriftConfig | None = None
+    examples: ExamplesConfig | None = None
 
     def __post_init__(self) -> None:
         if not (self.package or self.model):
@@ -57,6 +72,11 @@ class RuntimeConfig(Section, frozen=True):
     buffer: BufferConfig = BufferConfig()
     trust: TrustConfig = TrustConfig()
     sync: SyncPaths = SyncPaths()
+    models: ModelsConfig = ModelsConfig()
+    governor: GovernorConfig | None = None
+    shadow: ShadowConfig = ShadowConfig()
+    snapshots: SnapshotConfig = SnapshotConfig()
+    local: LocalConfig | None = None
     pipeline: tuple[PipelineConfig, ...] = ()
 
     def __post_init__(self) -> None:

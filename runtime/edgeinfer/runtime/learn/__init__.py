@@ -1,0 +1,1 @@
+"""What a device learns of its models: drift, hard examples, a candidate in shadow, explanations."""

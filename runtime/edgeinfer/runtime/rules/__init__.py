@@ -1,0 +1,1 @@
+"""Rules: what of the results is an event. Declared in the configuration, decided without I/O."""
