@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := packaging/constraints.txt
+EXTRAS ?= all
 ONLY ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -37,7 +38,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# Dependency groups need pip 25.1, which is newer than what Python 3.11 brings.
 	@$(BIN)/python $(PIP) install -c $(CONSTRAINTS) pip
-	@$(BIN)/python $(PIP) install -c $(CONSTRAINTS) -e '.[all]' --group dev
+	@$(BIN)/python $(PIP) install -c $(CONSTRAINTS) -e '.[$(EXTRAS)]' --group dev
 	@touch $@
 
 demo: $(STAMP)

@@ -1,11 +1,16 @@
-"""What all tests share: where the labelled sample data lies."""
+"""What all tests share: where the labelled sample data lies, and that an interrupt means what it says."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A shell that runs the tests in the background has them ignore interrupts, and so every program that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

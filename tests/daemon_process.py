@@ -53,7 +53,15 @@ def results_of(folder: Path, pipeline: str) -> list[Result]:
 class Daemon:
     """A running daemon with a notify socket that is listened to. Killed on exit if it still runs."""
 
-    def __init__(self, folder: Path, config: Path, *, watchdog_s: float = 0.0, stdin: int = subprocess.DEVNULL) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Path,
+        *,
+        watchdog_s: float = 0.0,
+        stdin: int = subprocess.DEVNULL,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.messages: list[str] = []
         self.log: list[str] = []
@@ -61,16 +69,16 @@ class Daemon:
         address = folder / "notify"
         address.unlink(missing_ok=True)
         self._socket.bind(str(address))
-        environment = {**os.environ, "NOTIFY_SOCKET": str(address)}
+        variables = {**os.environ, "NOTIFY_SOCKET": str(address), **(environment or {})}
         if watchdog_s:
-            environment["WATCHDOG_USEC"] = str(int(watchdog_s * 1e6))
+            variables["WATCHDOG_USEC"] = str(int(watchdog_s * 1e6))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "edgeinfer", "run", "--config", str(config)],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=variables,
         )
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._hear, self._read)]
         for thread in self._threads:

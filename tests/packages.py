@@ -13,17 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer.quantize.postprocessing import TASKS
 from edgeinfer.runtime.engines import dequantize, load_engine, quantize_input
 from edgeinfer.runtime.manifest import (
     SCHEMA_VERSION,
-    AnomalyPost,
     ClassifyPost,
-    DetectPost,
     Golden,
     Manifest,
     Postprocess,
     Preprocess,
-    Task,
     TensorPre,
     Tolerance,
     Variant,
@@ -58,7 +56,6 @@ def make_package(
     loaded = load_engine(engine, model)
     pre = TensorPre() if pre is None else pre
     post = ClassifyPost() if post is None else post
-    tasks: dict[type, Task] = {ClassifyPost: "classification", DetectPost: "detection", AnomalyPost: "anomaly"}
     variant_id = f"{engine}-fp32"
     files: dict[str, bytes | Path] = {model.name: model}
     label_file = golden_file = None
@@ -74,7 +71,7 @@ def make_package(
         variant_id, engine, model.name, sha256_file(model), model.stat().st_size, "fp32", loaded.inputs, loaded.outputs
     )
     manifest = encode_manifest(
-        Manifest(SCHEMA_VERSION, name, version, tasks[type(post)], pre, post, (variant,), label_file, golden_file)
+        Manifest(SCHEMA_VERSION, name, version, TASKS[type(post)], pre, post, (variant,), label_file, golden_file)
     )
     write_package(path, manifest, files, [key.sign(manifest)] if key is not None else ())
     loaded.close()

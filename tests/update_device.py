@@ -64,6 +64,10 @@ class Running:
         self.ended = False
         self.gone = False
         self.unusable: set[str] = set()
+        self.shadowed = ""
+        self.shadows: list[str] = []
+        self.shadow_refuses: EdgeInferError | None = None
+        self.agreement: float | None = 1.0
         self._inferred = 0
 
     def threads(self, model: str) -> int:
@@ -71,6 +75,24 @@ class Running:
 
     def variant(self, model: str) -> str:
         return "" if model == MODEL else "none"
+
+    def begin_shadow(self, model: str, digest: str) -> None:
+        assert model == MODEL
+        if self.shadow_refuses is not None:
+            raise self.shadow_refuses
+        self.shadowed = digest
+        self.shadows.append(digest)
+
+    def in_shadow(self, model: str, digest: str) -> bool:
+        return model == MODEL and self.shadowed == digest
+
+    def shadow_agreement(self, model: str) -> float | None:
+        assert model == MODEL
+        return self.agreement
+
+    def end_shadow(self, model: str) -> None:
+        assert model == MODEL
+        self.shadowed = ""
 
     def runs(self, model: str) -> bool:
         return model == MODEL and not self.gone

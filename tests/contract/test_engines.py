@@ -1,5 +1,7 @@
 """What every engine promises, tried on each with the same models."""
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from awkward_models import awkward, awkward_model
 from edgeinfer.runtime.engines import Engine, available_engines, dequantize, load_engine, quantize_input
 from edgeinfer.runtime.errors import DependencyError, ModelError
 from edgeinfer.runtime.manifest import TensorSpec
@@ -17,20 +20,22 @@ from packages import linear_model
 
 Array = npt.NDArray[Any]
 
-# The same network for each engine, and the same one in int8 where there is one.
+# The same network for each engine, and the same one in int8 where there is one; in this process and in its own.
 MODELS = [
-    ("onnx", "ic.onnx", "onnxruntime"),
-    ("litert", "ic_float.tflite", "ai-edge-litert"),
-    ("litert", "ic_int8.tflite", "ai-edge-litert"),
+    (name, model, isolate)
+    for name, model in [("onnx", "ic.onnx"), ("litert", "ic_float.tflite"), ("litert", "ic_int8.tflite")]
+    for isolate in (False, True)
 ]
 
 
 @pytest.fixture
-def loaded(request: pytest.FixtureRequest, data_dir: Path) -> tuple[Engine, str]:
-    name, model, _ = request.param
+def loaded(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[tuple[Engine, str]]:
+    name, model, isolate = request.param
     if name not in available_engines():
         pytest.skip(f"the {name} engine is not installed")
-    return load_engine(name, data_dir / "tiny" / model), model
+    engine = load_engine(name, data_dir / "tiny" / model, isolate=isolate)
+    yield engine, model
+    engine.close()
 
 
 @pytest.mark.data
@@ -95,18 +100,54 @@ class TestEveryEngine:
 
 
 @pytest.mark.parametrize("name", ["onnx", "litert"])
+@pytest.mark.parametrize("isolate", [False, True], ids=["in_process", "isolated"])
 class TestBadFiles:
-    def test_a_file_that_is_not_there(self, tmp_path: Path, name: str) -> None:
+    def test_a_file_that_is_not_there(self, tmp_path: Path, name: str, isolate: bool) -> None:
         with pytest.raises(ModelError, match="no such model"):
-            load_engine(name, tmp_path / "none")
+            load_engine(name, tmp_path / "none", isolate=isolate)
 
     @pytest.mark.parametrize(
         "content", [b"", b"no model", bytes(4000), b"\xff" * 4000, b"\x1c\0\0\0TFL3" + b"\xff" * 99]
     )
-    def test_what_is_no_model(self, tmp_path: Path, name: str, content: bytes) -> None:
+    def test_what_is_no_model(self, tmp_path: Path, name: str, content: bytes, isolate: bool) -> None:
         (tmp_path / "m").write_bytes(content)
         with pytest.raises(ModelError):
-            load_engine(name, tmp_path / "m")
+            load_engine(name, tmp_path / "m", isolate=isolate)
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["in_process", "isolated"])
+def test_a_call_that_is_asked_to_end_raises_and_the_next_one_works(tmp_path: Path, isolate: bool) -> None:
+    """Where the engine is a process, asking ends it: then there is no next one."""
+    engine = load_engine("onnx", awkward_model(tmp_path / "m.onnx"), isolate=isolate)
+    errors: list[ModelError] = []
+
+    def call() -> None:
+        with pytest.raises(ModelError) as caught:
+            engine.run(awkward(hang=True))
+        errors.append(caught.value)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    assert engine.interrupt()
+    thread.join(10)
+    assert len(errors) == 1
+    if not isolate:
+        assert engine.run(awkward(3))[0] == 6
+        assert engine.interrupt(), "nothing is under way"
+        assert engine.run(awkward(3))[0] == 6
+    engine.close()
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["in_process", "isolated"])
+def test_a_model_of_any_batch_takes_any_batch(tmp_path: Path, isolate: bool) -> None:
+    engine = load_engine("onnx", linear_model(tmp_path / "m.onnx", features=4), isolate=isolate)
+    for rows in (1, 7, 100_000, 0, 3):
+        (output,) = engine.run([np.ones((rows, 4), np.float32)])
+        assert output.shape == (rows, 3)
+        assert rows == 0 or np.allclose(output.sum(axis=1), 1)
+    engine.close()
 
 
 def test_a_cut_model_is_refused(tmp_path: Path) -> None:

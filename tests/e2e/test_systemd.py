@@ -52,10 +52,11 @@ def test_exposure_is_low(installed: Path, name: str) -> None:
     assert found.returncode == 0
 
 
-def test_drop_in_is_read_without_a_word(installed: Path) -> None:
-    drop_in = installed / "edgeinfer.service.d" / "network-source.conf"
+@pytest.mark.parametrize("name", ["network-source.conf", "local-page.conf"])
+def test_drop_in_is_read_without_a_word(installed: Path, name: str) -> None:
+    drop_in = installed / "edgeinfer.service.d" / name
     drop_in.parent.mkdir()
-    shutil.copy(PACKAGING / "systemd" / "edgeinfer.service.d" / "network-source.conf.example", drop_in)
+    shutil.copy(PACKAGING / "systemd" / "edgeinfer.service.d" / f"{name}.example", drop_in)
     command = [tool("systemd-analyze"), "verify", "--man=no", str(installed / "edgeinfer.service")]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr) == (0, "")

@@ -11,8 +11,10 @@ import pytest
 
 from daemon_process import Daemon, configuration
 from edgeinfer.runtime import daemon as daemon_module
+from edgeinfer.runtime import update_thread
+from edgeinfer.runtime.agent_view import AgentView
 from edgeinfer.runtime.errors import BufferStorageError, PackageError, StorageError
-from edgeinfer.runtime.handoff import RuntimeDb
+from edgeinfer.runtime.handoff import RuntimeDb, UpdateRow
 from edgeinfer.runtime.settings import RuntimeConfig
 from edgeinfer.runtime.store import Store
 from update_device import CONSOLE, RELEASE, UpdateDevice
@@ -82,15 +84,34 @@ def test_the_updater_s_thread_does_not_die(tmp_path: Path, monkeypatch: pytest.M
         begun.append(object())
         raise BufferStorageError("disk is full") if len(begun) % 2 else KeyError("a mistake")
 
-    monkeypatch.setattr(daemon_module, "Updater", broken)
-    made = daemon_module.Daemon(tmp_path / "x.toml", RuntimeConfig(device="d", state_dir=str(tmp_path)))
-    thread = threading.Thread(target=made._update)
-    thread.start()
+    monkeypatch.setattr(update_thread, "Updater", broken)
+    made, stop = UpdateDevice(tmp_path), threading.Event()
+    updating = update_thread.UpdateThread(
+        made.config,
+        store=made.store,
+        db=made.db,
+        slots=made.slots,
+        running=made.running,
+        agent=AgentView(None),
+        stop=stop,
+    )
+    updating.start()
     wait_until(lambda: len(begun) >= 3, timeout_s=20)
-    made.stop.set()
-    thread.join(5)
-    assert not thread.is_alive()
-    made.buffer.close()
+    stop.set()
+    updating._thread.join(5)
+    assert not updating._thread.is_alive()
+    made.close()
+
+
+def test_a_device_without_an_agent_loads_no_updater_unless_it_is_in_the_middle_of_an_update(tmp_path: Path) -> None:
+    config = RuntimeConfig(device="d", state_dir=str(tmp_path / "state"))
+    for state, expected in (("IDLE", False), ("TRIAL", True)):
+        made = daemon_module.Daemon(tmp_path / "x.toml", config)
+        made._db.set_update(UpdateRow(state=state))
+        made._start_updater()
+        assert (made._updater is not None) is expected
+        made.stop.set()
+        made.buffer.close()
 
 
 def test_a_full_disk_says_nothing_about_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

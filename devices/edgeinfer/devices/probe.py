@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+from edgeinfer.devices.distributions import installed_version
 from edgeinfer.devices.profile import Architecture, Profile, ThermalZone, load_kinds
 
 __all__ = ["probe"]
@@ -171,15 +172,12 @@ def _os_name(root: Path) -> str:
 
 def _engines() -> dict[str, str]:
     """Library and version of each engine that is installed; nothing is imported."""
-    from importlib.metadata import PackageNotFoundError, version
-
     found: dict[str, str] = {}
     for engine, libraries in _LIBRARIES.items():
         for library in libraries:
-            try:
-                found.setdefault(engine, f"{library} {version(library)}")
-            except PackageNotFoundError:
-                continue
+            version = installed_version(library)
+            if version:
+                found.setdefault(engine, f"{library} {version}")
     return found
 
 

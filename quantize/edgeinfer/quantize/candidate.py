@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeinfer.quantize.feeding import FED_ALONE, Feeding, OneInput
 from edgeinfer.quantize.modelfile import ModelFile, is_integer
 from edgeinfer.quantize.progress import Progress
+from edgeinfer.runtime.engines import Engine, load_engine
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import ModelError, UsageError
 
-__all__ = ["Candidate", "float_candidates", "make_candidates"]
+__all__ = ["Candidate", "float_candidates", "make_candidates", "open_candidate"]
 
 # A file that shrank by less than this share was not quantized, whatever its tool says.
 MIN_SHRINK = 0.02
@@ -31,6 +33,13 @@ class Candidate:
     path: Path
     quantized: bool
     refused: str = ""
+    feeding: Feeding = FED_ALONE
+
+
+def open_candidate(candidate: Candidate, *, threads: int = 1) -> Engine:
+    """Its engine, as one of a single input. Raises ModelError, DependencyError."""
+    engine = load_engine(candidate.engine, candidate.path, threads=threads)
+    return engine if candidate.feeding == FED_ALONE else OneInput(engine, candidate.feeding)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,9 +109,12 @@ def create_package(
     data: Path | None = None,
     sign_key: Path | None = None,
     threads: int = 1,
+    states: Sequence[str] = (),
+    constants: Sequence[str] = (),
 ) -> str:
     """`edgeinfer package create`: packs model files as they are; returns the package's digest."""
     from edgeinfer.quantize.create import CreateRequest, pack_models
+    from edgeinfer.quantize.feeding import parse_feeding
     from edgeinfer.quantize.pack import Identity
 
     created = pack_models(
@@ -123,6 +126,7 @@ def create_package(
             postprocess=postprocess,
             data=data,
             threads=threads,
+            feeding=parse_feeding(states, constants),
         )
     )
     _tell_inferred(created.inferred)

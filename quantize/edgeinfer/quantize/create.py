@@ -1,27 +1,33 @@
 """Packs existing model files as they are: models that were quantized elsewhere, and detectors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from edgeinfer.quantize.arrays import load_arrays, normal_arrays
 from edgeinfer.quantize.candidate import Candidate
 from edgeinfer.quantize.dataset import Samples, fit_to_model, load_samples
 from edgeinfer.quantize.evaluate import score_rows, threshold
+from edgeinfer.quantize.feeding import FED_ALONE, Feeding
 from edgeinfer.quantize.fit import check_fit
 from edgeinfer.quantize.golden import GOLDEN_COUNT, pick_inputs
-from edgeinfer.quantize.modelfile import ModelFile, is_integer, open_model
+from edgeinfer.quantize.modelfile import ModelFile, is_integer, open_model, with_sizes
 from edgeinfer.quantize.pack import Contents, Identity, check_identity, read_labels, write_variants
-from edgeinfer.quantize.postprocessing import declare_post
-from edgeinfer.quantize.preprocessing import Declared, declare, model_inputs
+from edgeinfer.quantize.postprocessing import declare_post, named_arrays
+from edgeinfer.quantize.preprocessing import Declared, declare, model_inputs, noise
+from edgeinfer.quantize.reference import typical
 from edgeinfer.runtime.engines.base import Array
-from edgeinfer.runtime.errors import UsageError
-from edgeinfer.runtime.manifest import AnomalyPost, ClassifyPost, ImagePre, Postprocess
+from edgeinfer.runtime.errors import ConfigError, UsageError
+from edgeinfer.runtime.manifest import AnomalyPost, ClassifyPost, DistancePost, KeywordsPost, Postprocess
 
 __all__ = ["CreateRequest", "Created", "pack_models"]
 
 _SEED = 20240501
+# Of the normal samples every third is held back: a threshold is set by what the centres have not seen.
+_HELD_BACK = 3
+_ENOUGH_HELD_BACK = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,7 @@ class CreateRequest:
     postprocess: str = ""
     data: Path | None = None
     threads: int = 1
+    feeding: Feeding = FED_ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +58,14 @@ def pack_models(request: CreateRequest) -> Created:
         raise UsageError("expected a model file, found none")
     key = check_identity(request.identity)
     labels = read_labels(request.labels)
-    models = [open_model(path, threads=request.threads) for path in request.models]
-    variants = [_as_variant(model) for model in models]
-    names = [variant.id for variant in variants]
-    if len(set(names)) != len(names):
-        raise UsageError(f"expected models that differ in engine or precision, found {', '.join(names)}")
+    models = [
+        open_model(path, threads=request.threads, feeding=request.feeding, open_sizes=bool(request.preprocess))
+        for path in request.models
+    ]
     samples = load_samples(request.data, task=request.identity.task) if request.data is not None else None
     declared = declare(request.preprocess, models[0].inputs[0], samples=samples.x if samples is not None else None)
+    models = [with_sizes(model, declared.preprocess) for model in models]
+    variants = _as_variants(models, request.feeding)
     x = _inputs(models, declared, samples, where=str(request.data))
     post = declare_post(
         request.postprocess,
@@ -65,23 +73,41 @@ def pack_models(request: CreateRequest) -> Created:
         models[0].outputs,
         threshold=0.0 if samples is not None else None,
     )
+    arrays = _arrays(request, post, variants[0], x, samples)
     for model in models:
-        check_fit(model.path, model, declared.preprocess, post, labels=labels)
+        check_fit(model.path, model, declared.preprocess, post, labels=labels, arrays=arrays)
     contents = Contents(
         variants=variants,
         preprocess=declared.preprocess,
-        postprocess=_postprocess(post, request, models[0], variants[0], x, samples),
+        postprocess=_postprocess(post, request, models[0], variants[0], x, samples, arrays),
         x=x,
         sources=request.models,
         labels=labels,
+        arrays=arrays,
         evaluation_sha256=samples.sha256 if samples is not None else "",
+        typical=typical(replace(samples, x=x), task=request.identity.task) if samples is not None else None,
     )
     return Created(write_variants(request.identity, contents, key=key, threads=request.threads), declared.inferred)
 
 
-def _as_variant(model: ModelFile) -> Candidate:
+def _as_variants(models: list[ModelFile], feeding: Feeding) -> list[Candidate]:
+    variants = [_as_variant(model, feeding) for model in models]
+    names = [variant.id for variant in variants]
+    if len(set(names)) != len(names):
+        raise UsageError(f"expected models that differ in engine or precision, found {', '.join(names)}")
+    return variants
+
+
+def _as_variant(model: ModelFile, feeding: Feeding) -> Candidate:
     precision = _precision(model)
-    return Candidate(f"{model.engine}-{precision}", model.engine, precision, model.path, quantized=precision != "fp32")
+    return Candidate(
+        f"{model.engine}-{precision}",
+        model.engine,
+        precision,
+        model.path,
+        quantized=precision != "fp32",
+        feeding=replace(feeding, input=model.inputs[0]),
+    )
 
 
 def _precision(model: ModelFile) -> str:
@@ -98,21 +124,13 @@ def _precision(model: ModelFile) -> str:
 
 def _inputs(models: list[ModelFile], declared: Declared, samples: Samples | None, *, where: str) -> Array:
     spec = models[0].inputs[0]
-    x = _random_inputs(models[0], declared) if samples is None else model_inputs(samples.x, declared, spec, where=where)
+    if samples is None:
+        x = noise(declared.preprocess, spec, count=GOLDEN_COUNT, seed=_SEED)
+    else:
+        x = model_inputs(samples.x, declared, spec, where=where)
     for model in models:
         fit_to_model(x, model.input_shape, where=f"{where if samples is not None else 'random input'} for {model.path}")
     return x
-
-
-def _random_inputs(model: ModelFile, declared: Declared) -> Array:
-    """Seeded noise in the range that the declared preprocessing gives, as the float model takes it."""
-    preprocess = declared.preprocess
-    low, high = -1.0, 1.0
-    if isinstance(preprocess, ImagePre):
-        low = (0.0 - max(preprocess.mean)) / max(preprocess.std)
-        high = (255.0 - min(preprocess.mean)) / min(preprocess.std)
-    random = np.random.default_rng(_SEED)
-    return random.uniform(low, high, (GOLDEN_COUNT, *model.input_shape)).astype(np.float32)
 
 
 def _postprocess(
@@ -122,13 +140,45 @@ def _postprocess(
     variant: Candidate,
     x: Array,
     samples: Samples | None,
+    arrays: Mapping[str, Array],
 ) -> Postprocess:
     """`post` completed by what the first variant says of `x`."""
     task, spec = request.identity.task, request.postprocess
-    if isinstance(post, ClassifyPost):
+    if isinstance(post, ClassifyPost | KeywordsPost):
         scored = score_rows(variant, pick_inputs(x), post=post, threads=request.threads)
         return declare_post(spec, task, model.outputs, scores=scored.rows)
-    if isinstance(post, AnomalyPost) and samples is not None:
-        scored = score_rows(variant, x, post=post, threads=request.threads)
-        return declare_post(spec, task, model.outputs, threshold=threshold(scored, replace(samples, x=x)))
+    if isinstance(post, AnomalyPost | DistancePost) and samples is not None:
+        rows = np.arange(len(x)) if isinstance(post, AnomalyPost) else _held_back(samples)
+        scored = score_rows(variant, x[rows], post=post, threads=request.threads, arrays=arrays)
+        judged = replace(samples, x=x[rows], y=samples.y[rows])
+        return declare_post(spec, task, model.outputs, threshold=threshold(scored, judged))
     return post
+
+
+def _arrays(
+    request: CreateRequest, post: Postprocess, variant: Candidate, x: Array, samples: Samples | None
+) -> Mapping[str, Array]:
+    """Those that are named, or what is normal of the samples; none where the postprocessing needs none."""
+    named = named_arrays(request.postprocess)
+    if named is not None:
+        return load_arrays(named)
+    if not isinstance(post, DistancePost):
+        return {}
+    if samples is None:
+        raise ConfigError(
+            "--postprocess: expected the centres to measure distances from, found none",
+            hint="arrays=FILE.npz with the array 'centres', or --data with samples of which the normal ones are known",
+        )
+    seen = np.setdiff1d(np.flatnonzero(samples.y == 0), _held_back(samples, all_where_few=False))
+    # The scores of a classification are the values of an output, as they are.
+    embeddings = score_rows(variant, x[seen], post=ClassifyPost(post.output), threads=request.threads)
+    return normal_arrays(embeddings.rows, post)
+
+
+def _held_back(samples: Samples, *, all_where_few: bool = True) -> Array:
+    """Places of the normal samples that set the threshold; all of them where these would be few."""
+    normal = np.flatnonzero(samples.y == 0)
+    held = normal[_HELD_BACK - 1 :: _HELD_BACK]
+    if len(held) >= _ENOUGH_HELD_BACK:
+        return held
+    return normal if all_where_few else held[:0]

@@ -96,7 +96,7 @@ def _read_arrays(path: Path) -> dict[str, Array]:
 
 def _labels(path: Path, arrays: dict[str, Array], *, count: int, task: Task) -> Array:
     if "y" not in arrays:
-        if task == "detection":
+        if task not in {"classification", "anomaly"}:
             return np.zeros(count, np.int64)
         raise SamplesError(f"{path}: expected the key 'y' with a label for each sample, found {sorted(arrays)}")
     y = arrays["y"]

@@ -7,18 +7,18 @@ beside an accuracy on few samples it tells noise from damage.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgeinfer.quantize import boxes
-from edgeinfer.quantize.candidate import Candidate
+from edgeinfer.quantize.candidate import Candidate, open_candidate
 from edgeinfer.quantize.dataset import Samples
-from edgeinfer.runtime.engines import Engine, dequantize, load_engine, quantize_input
+from edgeinfer.runtime.engines import Engine, dequantize, quantize_input
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import SamplesError
-from edgeinfer.runtime.manifest import ClassifyPost, DetectPost, Postprocess, Task, TensorSpec
+from edgeinfer.runtime.manifest import ClassifyPost, DetectPost, KeywordsPost, Postprocess, Task, TensorSpec
 from edgeinfer.runtime.postprocess import compile_postprocess
 from edgeinfer.runtime.preprocess import Region
 
@@ -64,15 +64,16 @@ def score_rows(
     post: Postprocess,
     threads: int,
     tick: Callable[[float], None] = lambda _done: None,
+    arrays: Mapping[str, Array] | None = None,
 ) -> Scored:
     """Run `candidate` over each row of `x` float32 (N, *input shape). Raises ModelError.
 
-    `post` says which output holds class scores, or how outputs become a score or boxes.
+    `post` says which output holds class scores, or how outputs become a score or boxes, with the package's `arrays`.
     `tick` is told the share that is done, some times a second.
     """
-    engine = load_engine(candidate.engine, candidate.path, threads=threads)
+    engine = open_candidate(candidate, threads=threads)
     try:
-        score = _row_score(engine, post)
+        score = _row_score(engine, post, arrays)
         answers: list[_Answer] = []
         told = time.monotonic()
         for index in range(len(x)):
@@ -87,11 +88,11 @@ def score_rows(
     return Scored(np.stack([answer for answer in answers if not isinstance(answer, tuple)]))
 
 
-def _row_score(engine: Engine, post: Postprocess) -> Callable[[Array], _Answer]:
-    if isinstance(post, ClassifyPost):
+def _row_score(engine: Engine, post: Postprocess, arrays: Mapping[str, Array] | None) -> Callable[[Array], _Answer]:
+    if isinstance(post, ClassifyPost | KeywordsPost):
         output = post.output
         return lambda sample: infer_one(engine, sample)[output].reshape(-1).astype(np.float32)
-    interpret = compile_postprocess(post, model_input=engine.inputs[0], outputs=engine.outputs)
+    interpret = compile_postprocess(post, model_input=engine.inputs[0], outputs=engine.outputs, arrays=arrays)
 
     def judge(sample: Array) -> _Answer:
         model_input = quantize_input(sample, engine.inputs[0])

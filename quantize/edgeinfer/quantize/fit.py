@@ -1,11 +1,22 @@
 """Whether declarations fit a model: compiled as the device will compile them, and held against the labels."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import ConfigError, DependencyError, ModelError, UsageError
-from edgeinfer.runtime.manifest import ClassifyPost, Postprocess, Preprocess, TensorSpec
+from edgeinfer.runtime.manifest import (
+    ClassifyPost,
+    KeypointsPost,
+    KeywordsPost,
+    Postprocess,
+    Preprocess,
+    RegressPost,
+    SegmentPost,
+    TensorSpec,
+)
 from edgeinfer.runtime.package import parse_labels
 from edgeinfer.runtime.postprocess import compile_postprocess
 from edgeinfer.runtime.preprocess import compile_preprocess
@@ -24,20 +35,29 @@ class Tensors(Protocol):
 
 
 def check_fit(
-    path: Path, model: Tensors, preprocess: Preprocess, postprocess: Postprocess, *, labels: bytes | None
+    path: Path,
+    model: Tensors,
+    preprocess: Preprocess,
+    postprocess: Postprocess,
+    *,
+    labels: bytes | None,
+    arrays: Mapping[str, Array] | None = None,
 ) -> None:
     """Raises ConfigError for a declaration that the device would refuse or that makes no sense of the outputs of
-    the model at `path`, UsageError for a labels file with another number of labels than it has classes."""
+    the model at `path`, UsageError for a labels file with another number of labels than it has classes, keypoints or
+    values."""
     try:
         _compile_preprocess(preprocess, model.inputs[0])
-        compile_postprocess(postprocess, model_input=model.inputs[0], outputs=model.outputs)
+        compile_postprocess(postprocess, model_input=model.inputs[0], outputs=model.outputs, arrays=arrays)
     except ModelError as error:
         raise ConfigError(
             f"{path}: the declaration does not fit the model: {error.message}",
             hint="is the task right? else declare it with --preprocess and --postprocess",
         ) from error
-    if isinstance(postprocess, ClassifyPost):
+    if isinstance(postprocess, ClassifyPost | KeywordsPost):
         _check_classes(path, model.outputs[postprocess.output], labels)
+    elif isinstance(postprocess, KeypointsPost | SegmentPost | RegressPost):
+        _check_labels(path, model.outputs[postprocess.output], _named(postprocess, model), labels)
 
 
 def _compile_preprocess(preprocess: Preprocess, model_input: TensorSpec) -> None:
@@ -57,11 +77,27 @@ def _check_classes(path: Path, output: TensorSpec, labels: bytes | None) -> None
             hint="choose another output with --postprocess output=N, or another task",
         )
     # An open size is only known once the model has run: the device then shows a bare number for what has no label.
-    if labels is None or any(size < 0 for size in sizes):
-        return
-    classes, found = math.prod(sizes), len(parse_labels(labels))
-    if found != classes:
+    _check_labels(path, output, 0 if any(size < 0 for size in sizes) else math.prod(sizes), labels)
+
+
+def _named(post: KeypointsPost | SegmentPost | RegressPost, model: Tensors) -> int:
+    """How many keypoints, classes or values an output has; 0 where its shape does not tell."""
+    shape = model.outputs[post.output].shape
+    match post:
+        case KeypointsPost():
+            return max(0, shape[-2])
+        case SegmentPost():
+            # A class map may name classes that no label is known for; a single channel means two.
+            channels = 0 if post.layout == "map" else shape[3 if post.layout == "nhwc" else 1]
+            return 2 if channels == 1 else max(0, channels)
+        case RegressPost():
+            return max(0, math.prod(shape[1:]))
+
+
+def _check_labels(path: Path, output: TensorSpec, expected: int, labels: bytes | None) -> None:
+    found = len(parse_labels(labels)) if labels is not None else 0
+    if labels is not None and expected and found != expected:
         raise UsageError(
-            f"{path}: expected {classes} labels, one for each class of the output {output.name!r}, found {found}",
+            f"{path}: expected {expected} labels, one for each class of the output {output.name!r}, found {found}",
             hint="one label a line, in the order of the classes, with a line for the background where it is a class",
         )

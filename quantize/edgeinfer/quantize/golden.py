@@ -8,9 +8,9 @@ import numpy as np
 from edgeinfer.quantize.evaluate import infer_one
 from edgeinfer.runtime.engines import Engine
 from edgeinfer.runtime.engines.base import Array
-from edgeinfer.runtime.manifest import Tolerance
+from edgeinfer.runtime.manifest import DetectPost, Postprocess, SegmentPost, Tolerance
 
-__all__ = ["GOLDEN_COUNT", "golden_vectors", "pick_inputs", "tolerance_for"]
+__all__ = ["GOLDEN_COUNT", "golden_vectors", "names_classes", "pick_inputs", "tolerance_for"]
 
 GOLDEN_COUNT = 6
 # Float kernels differ in the last bits; integer ones by up to a quarter of the range in single outputs,
@@ -28,11 +28,12 @@ def pick_inputs(x: Array, *, count: int = GOLDEN_COUNT) -> Array:
 
 
 def golden_vectors(
-    engines: Mapping[str, Engine], inputs: Array, *, integer: Mapping[str, bool]
+    engines: Mapping[str, Engine], inputs: Array, *, integer: Mapping[str, bool], categorical: bool = False
 ) -> tuple[bytes, dict[str, Tolerance]]:
     """The `.npz` with `input` and per variant `{variant}/{i}`, real values as float32, and the tolerances.
 
-    `integer` tells the variants that compute in integers from those that compute in floats.
+    `integer` tells the variants that compute in integers from those that compute in floats; `categorical` outputs name
+    classes, which are near or far from each other by no measure.
     """
     arrays: dict[str, Array] = {"input": inputs}
     tolerance: dict[str, Tolerance] = {}
@@ -40,17 +41,27 @@ def golden_vectors(
         answers = [infer_one(engine, inputs[i : i + 1]) for i in range(len(inputs))]
         outputs = [np.stack([_without_batch(answer[k]) for answer in answers]) for k in range(len(engine.outputs))]
         arrays |= {f"{variant}/{index}": output for index, output in enumerate(outputs)}
-        tolerance[variant] = tolerance_for(outputs, integer=integer[variant])
+        tolerance[variant] = tolerance_for(outputs, integer=integer[variant], categorical=categorical)
     archive = io.BytesIO()
     # numpy's own parameter names must not swallow a key: the arrays go in as one mapping of plain names.
     np.savez(archive, allow_pickle=False, **arrays)
     return archive.getvalue(), tolerance
 
 
-def tolerance_for(outputs: list[Array], *, integer: bool) -> Tolerance:
+def names_classes(post: Postprocess) -> bool:
+    """Whether a model's outputs name classes, as those do that have decided already."""
+    if isinstance(post, DetectPost):
+        return post.format in {"tflite_ssd", "yolov10"}
+    return isinstance(post, SegmentPost) and post.layout == "map"
+
+
+def tolerance_for(outputs: list[Array], *, integer: bool, categorical: bool = False) -> Tolerance:
     """How far a device's outputs may lie from these, from the range that they span."""
     spread = max((float(output.max() - output.min()) for output in outputs if output.size), default=0.0)
     spread = max(spread, _MIN_RANGE)
+    if categorical:
+        # Another class here or there, where two were as likely, is no fault; another one in many places is.
+        return Tolerance(max_abs=spread, mean_abs=_INTEGER_MEAN_SHARE * spread)
     if integer:
         return Tolerance(max_abs=_INTEGER_MAX_SHARE * spread, mean_abs=_INTEGER_MEAN_SHARE * spread)
     limit = _FLOAT_SHARE * spread + _FLOAT_FLOOR

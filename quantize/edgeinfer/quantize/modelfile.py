@@ -1,20 +1,23 @@
 """A float model as the user gave it: which engine runs it, and what it takes and gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgeinfer.quantize.feeding import FED_ALONE, Feeding, frame_input
 from edgeinfer.runtime.engines import load_engine
-from edgeinfer.runtime.errors import ModelError, UsageError
-from edgeinfer.runtime.manifest import TensorSpec
+from edgeinfer.runtime.errors import ConfigError, ModelError, UsageError
+from edgeinfer.runtime.manifest import Preprocess, TensorSpec
+from edgeinfer.runtime.preprocess import resolve_input
 
-__all__ = ["ModelFile", "is_integer", "open_model"]
+__all__ = ["ModelFile", "is_integer", "open_model", "with_sizes"]
 
 _ENGINES = {".onnx": "onnx", ".tflite": "litert"}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A model file that its engine has loaded once. `library` is the engine's version."""
+    """A model file that its engine has loaded once. `library` is the engine's version; of a model of several inputs,
+    `inputs` has the frame's alone."""
 
     path: Path
     engine: str
@@ -28,8 +31,11 @@ class ModelFile:
         return self.inputs[0].shape[1:]
 
 
-def open_model(path: Path, *, threads: int = 1) -> ModelFile:
+def open_model(path: Path, *, threads: int = 1, feeding: Feeding = FED_ALONE, open_sizes: bool = False) -> ModelFile:
     """Load `path` with the engine that its suffix names, and look at it.
+
+    `feeding` says what inputs beside the frame's are fed with; `open_sizes` lets the model leave sizes of the frame's
+    open, to be closed by `with_sizes`.
 
     Raises UsageError for a missing file, another suffix, more than one input or open sizes; ModelError for a file that
     the engine cannot load.
@@ -43,22 +49,31 @@ def open_model(path: Path, *, threads: int = 1) -> ModelFile:
         raise ModelError(f"{path}: expected a model, found an empty file", hint="get the file again")
     engine = load_engine(engine_name, path, threads=threads)
     try:
-        model = ModelFile(path, engine_name, engine.inputs, engine.outputs, engine.version)
+        frame = frame_input(engine.inputs, engine.outputs, feeding, about=str(path))
+        model = ModelFile(path, engine_name, (frame,), engine.outputs, engine.version)
     finally:
         engine.close()
-    _check_input(model)
+    _check_input(model, open_sizes=open_sizes)
     return model
 
 
-def _check_input(model: ModelFile) -> None:
-    if len(model.inputs) != 1:
-        names = ", ".join(spec.name for spec in model.inputs)
-        raise UsageError(f"{model.path}: expected a model with one input, found {len(model.inputs)}: {names}")
+def with_sizes(model: ModelFile, preprocess: Preprocess) -> ModelFile:
+    """The model with the sizes of its input that it leaves open and the declaration gives. Raises ConfigError."""
+    try:
+        spec = resolve_input(preprocess, model.inputs[0])
+    except ModelError as error:
+        raise ConfigError(f"{model.path}: {error.message}", hint=error.hint) from error
+    return replace(model, inputs=(spec,))
+
+
+def _check_input(model: ModelFile, *, open_sizes: bool) -> None:
     shape = model.inputs[0].shape
-    if not shape or shape[0] not in {-1, 1} or any(size < 1 for size in shape[1:]):
+    smallest = -1 if open_sizes else 1
+    if not shape or shape[0] not in {-1, 1} or any(size < smallest or size == 0 for size in shape[1:]):
         raise UsageError(
             f"{model.path}: expected an input with a batch of 1 (or open) and fixed sizes after it, found {shape}",
-            hint="fix the sizes when exporting the model, or with python -m onnxruntime.tools.make_dynamic_shape_fixed",
+            hint="package create takes open sizes that --preprocess declares; else fix them when exporting the model, "
+            "or with python -m onnxruntime.tools.make_dynamic_shape_fixed",
         )
 
 

@@ -11,11 +11,14 @@ from typing import Any
 
 import msgspec
 
-from edgeinfer.quantize.candidate import Candidate
+from edgeinfer.quantize.arrays import encode_arrays
+from edgeinfer.quantize.candidate import Candidate, open_candidate
+from edgeinfer.quantize.feeding import OneInput
 from edgeinfer.quantize.fit import check_fit
-from edgeinfer.quantize.golden import golden_vectors, pick_inputs
+from edgeinfer.quantize.golden import golden_vectors, names_classes, pick_inputs
+from edgeinfer.quantize.reference import Typical, make_reference
 from edgeinfer.quantize.signing import load_key
-from edgeinfer.runtime.engines import Engine, load_engine
+from edgeinfer.runtime.engines import Engine
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import UsageError
 from edgeinfer.runtime.manifest import (
@@ -26,6 +29,7 @@ from edgeinfer.runtime.manifest import (
     Postprocess,
     Preprocess,
     Provenance,
+    Reference,
     SemVer,
     Task,
     Tolerance,
@@ -36,7 +40,7 @@ from edgeinfer.runtime.trust import SigningKey
 
 __all__ = ["Contents", "Identity", "check_identity", "read_labels", "write_variants"]
 
-_GOLDEN, _LABELS, _REPORT = "golden.npz", "labels.txt", "report.json"
+_GOLDEN, _LABELS, _REPORT, _ARRAYS = "golden.npz", "labels.txt", "report.json", "arrays.npz"
 _TOOLS = ("edgeinfer", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "ai-edge-quantizer")
 _MAX_LABELS_BYTES = 1 << 20
 
@@ -55,7 +59,8 @@ class Identity:
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What goes into a package. `variants` in order of preference; `x` float32 samples to pick golden inputs
-    from; `metrics` by variant id; `sources` are the files whose sha256 the provenance names."""
+    from; `metrics` by variant id; `sources` are the files whose sha256 the provenance names; of the `typical` ones the
+    reference is made; `arrays` are those that the postprocessing needs."""
 
     variants: Sequence[Candidate]
     preprocess: Preprocess
@@ -67,6 +72,8 @@ class Contents:
     metrics: Mapping[str, dict[str, float]] = field(default_factory=dict)
     calibration_sha256: str = ""
     evaluation_sha256: str = ""
+    typical: Typical | None = None
+    arrays: Mapping[str, Array] = field(default_factory=dict)
 
 
 def check_identity(identity: Identity) -> SigningKey | None:
@@ -107,17 +114,28 @@ def write_variants(identity: Identity, contents: Contents, *, key: SigningKey | 
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
         for candidate in contents.variants:
-            engine = load_engine(candidate.engine, candidate.path, threads=threads)
+            engine = open_candidate(candidate, threads=threads)
             stack.callback(engine.close)
-            check_fit(candidate.path, engine, contents.preprocess, contents.postprocess, labels=contents.labels)
+            check_fit(
+                candidate.path,
+                engine,
+                contents.preprocess,
+                contents.postprocess,
+                labels=contents.labels,
+                arrays=contents.arrays,
+            )
             engines[candidate.id] = engine
             files[_file_name(candidate)] = candidate.path
         variants = tuple(_variant(c, engines[c.id], contents.metrics.get(c.id)) for c in contents.variants)
         inputs = pick_inputs(contents.x)
         integer = {c.id: c.precision != "fp32" for c in contents.variants}
-        golden, tolerance = golden_vectors(engines, inputs, integer=integer)
+        golden, tolerance = golden_vectors(
+            engines, inputs, integer=integer, categorical=names_classes(contents.postprocess)
+        )
+        reference = _reference(engines[contents.variants[0].id], contents)
     files[_GOLDEN] = golden
     labels = _optional(files, _LABELS, contents.labels)
+    arrays = _optional(files, _ARRAYS, encode_arrays(contents.arrays) if contents.arrays else None)
     report = _optional(files, _REPORT, _report_bytes(contents.report))
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -131,6 +149,8 @@ def write_variants(identity: Identity, contents: Contents, *, key: SigningKey | 
         golden=_golden_entry(golden, len(inputs), tolerance),
         report=report,
         provenance=_provenance(contents),
+        reference=reference,
+        arrays=arrays,
     )
     raw = encode_manifest(manifest)
     write_package(identity.output, raw, files, (key.sign(raw),) if key is not None else ())
@@ -145,9 +165,11 @@ def _variant(candidate: Candidate, engine: Engine, metrics: dict[str, float] | N
         sha256=sha256_file(candidate.path),
         bytes=candidate.path.stat().st_size,
         precision=candidate.precision,
-        inputs=engine.inputs,
+        inputs=engine.engine.inputs if isinstance(engine, OneInput) else engine.inputs,
         outputs=engine.outputs,
         metrics={"local": metrics} if metrics else {},
+        states=candidate.feeding.states,
+        constants=candidate.feeding.constants,
     )
 
 
@@ -168,6 +190,19 @@ def _report_bytes(report: Mapping[str, Any] | None) -> bytes | None:
 
 def _golden_entry(content: bytes, count: int, tolerance: dict[str, Tolerance]) -> Golden:
     return Golden(file=_GOLDEN, sha256=hashlib.sha256(content).hexdigest(), count=count, tolerance=tolerance)
+
+
+def _reference(engine: Engine, contents: Contents) -> Reference | None:
+    if contents.typical is None:
+        return None
+    made = make_reference(
+        engine,
+        contents.typical,
+        preprocess=contents.preprocess,
+        postprocess=contents.postprocess,
+        arrays=contents.arrays,
+    )
+    return made if made.scores or made.inputs else None
 
 
 def _provenance(contents: Contents) -> Provenance:

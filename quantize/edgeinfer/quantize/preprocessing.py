@@ -3,7 +3,8 @@
 A declaration is a TOML or JSON file, or inline: `kind=image,color=bgr,mean=0,std=255,layout=nhwc`. An entry
 without `=` continues the list before it: `mean=123.7,116.3,103.5`. `raw=true` says that the samples are what
 comes before the arithmetic: pictures (N, height, width, channels) of 0..255 in the declared colour order and
-of the model's size, or sensor windows (N, length, channels) in their own units.
+of the model's size, sensor windows (N, length, channels) in their own units, or sound (N, length) as integers of full
+scale or floats of -1..1.
 """
 
 import math
@@ -19,17 +20,23 @@ from edgeinfer.quantize.dataset import fit_to_model
 from edgeinfer.quantize.modelfile import is_integer
 from edgeinfer.runtime.config import parse_config
 from edgeinfer.runtime.engines.base import Array
-from edgeinfer.runtime.errors import ConfigError, SamplesError
-from edgeinfer.runtime.manifest import ImagePre, Preprocess, TensorPre, TensorSpec, WindowPre
+from edgeinfer.runtime.errors import ConfigError, ModelError, SamplesError, SourceError
+from edgeinfer.runtime.manifest import AudioPre, ImagePre, Preprocess, TensorPre, TensorSpec, WindowPre
+from edgeinfer.runtime.preprocess import compile_preprocess, resolve_input
 
-__all__ = ["Declared", "declare", "infer", "model_inputs", "parse_spec", "read_spec"]
+__all__ = ["Declared", "declare", "infer", "model_inputs", "noise", "parse_spec", "read_spec"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 _IMAGE_RANK = 4
 _COLORS = 3
 _CHANNELS = {1: "gray", 3: "rgb"}
-_LISTS = {"mean", "std", "channels"}
-_KINDS: dict[str, type[msgspec.Struct]] = {"image": ImagePre, "window": WindowPre, "tensor": TensorPre}
+_LISTS = {"mean", "std", "channels", "shape", "scale", "offset", "scales", "strides", "quiet", "columns"}
+_KINDS: dict[str, type[msgspec.Struct]] = {
+    "image": ImagePre,
+    "window": WindowPre,
+    "tensor": TensorPre,
+    "audio": AudioPre,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +61,36 @@ def declare(spec: str, model_input: TensorSpec, *, samples: Array | None = None)
         _complete_image(fields, model_input)
     elif kind == "window":
         fields.setdefault("length", _window_length(model_input))
+    elif kind == "audio":
+        _complete_audio(fields, model_input)
     preprocess = parse_spec(fields, _KINDS[kind], origin="--preprocess")
-    assert isinstance(preprocess, ImagePre | WindowPre | TensorPre)  # noqa: S101 - _KINDS holds nothing else
-    _check_fits(preprocess, model_input)
+    assert isinstance(preprocess, ImagePre | WindowPre | TensorPre | AudioPre)  # noqa: S101 - _KINDS holds nothing else
+    _check_fits(preprocess, _with_sizes(preprocess, model_input))
     return Declared(preprocess, raw)
+
+
+def _with_sizes(preprocess: Preprocess, model_input: TensorSpec) -> TensorSpec:
+    try:
+        return resolve_input(preprocess, model_input)
+    except ModelError as error:
+        raise ConfigError(f"--preprocess: {error.message}", hint=error.hint) from error
+
+
+def _complete_audio(fields: dict[str, Any], model_input: TensorSpec) -> None:
+    """The length of raw sound follows from the model's shape where that is closed."""
+    if isinstance(fields.get("scale"), list):  # a list in other declarations
+        fields["scale"] = fields["scale"][0]
+    size = math.prod(model_input.shape[1:])
+    if fields.get("features", "raw") == "raw" and size > 0:
+        fields.setdefault("length", size)
+    if "length" not in fields:
+        raise ConfigError("--preprocess: expected the length of the sound in samples", hint="kind=audio,length=16000")
 
 
 def read_spec(spec: str) -> dict[str, Any]:
     """The fields of an inline declaration, or of the TOML or JSON file that `spec` names."""
     path = Path(spec)
-    if "=" not in spec or path.is_file():
+    if "=" not in spec or _is_file(path):
         return _read_file(path)
     fields: dict[str, Any] = {}
     last = ""
@@ -77,6 +104,13 @@ def read_spec(spec: str) -> dict[str, Any]:
         else:
             raise ConfigError(f"expected key=value, found {entry!r} in {spec!r}")
     return fields
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # an inline declaration that is longer than a name can be
+        return False
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -138,6 +172,8 @@ def _check_fits(preprocess: Preprocess, model_input: TensorSpec) -> None:
         _check_image(preprocess, model_input)
     elif isinstance(preprocess, WindowPre):
         _check_window(preprocess, model_input)
+    elif isinstance(preprocess, AudioPre):
+        _check_audio(preprocess, model_input)
 
 
 def _check_image(preprocess: ImagePre, model_input: TensorSpec) -> None:
@@ -171,7 +207,17 @@ def _check_window(preprocess: WindowPre, model_input: TensorSpec) -> None:
     _check_scaling(preprocess, channels)
 
 
-def _check_scaling(preprocess: ImagePre | WindowPre, channels: int) -> None:
+def _check_audio(preprocess: AudioPre, model_input: TensorSpec) -> None:
+    made, taken = preprocess.shape, model_input.shape[1:]
+    if math.prod(made) != math.prod(taken):
+        raise ConfigError(
+            f"--preprocess: {preprocess.length} samples of sound give {made}, the model takes {taken}",
+            hint="length, window_ms and stride_ms make the one size, mel_bins or coefficients the other",
+        )
+    _check_scaling(preprocess, 1 if preprocess.features == "raw" else preprocess.columns)
+
+
+def _check_scaling(preprocess: ImagePre | WindowPre | AudioPre, channels: int) -> None:
     for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
         if len(values) not in {1, channels}:
             raise ConfigError(f"--preprocess: expected 1 or {channels} numbers for {name}, found {len(values)}")
@@ -255,9 +301,13 @@ def _integer_scale(model_input: TensorSpec) -> tuple[float, float]:
 
 def model_inputs(x: Array, declared: Declared, model_input: TensorSpec, *, where: str) -> Array:
     """Samples as the float model takes them: float32 (N, *input shape). Raises SamplesError."""
-    values = x.astype(np.float32)
-    if declared.raw and not isinstance(declared.preprocess, TensorPre):
-        values = _apply(values, declared.preprocess, where=where)
+    preprocess = declared.preprocess
+    if declared.raw and isinstance(preprocess, AudioPre):
+        values = _hear(x, preprocess, where=where)
+    else:
+        values = x.astype(np.float32)
+        if declared.raw and isinstance(preprocess, ImagePre | WindowPre):
+            values = _apply(values, preprocess, where=where)
     return np.ascontiguousarray(fit_to_model(values, model_input.shape[1:], where=where))
 
 
@@ -279,3 +329,30 @@ def _apply(values: Array, preprocess: ImagePre | WindowPre, *, where: str) -> Ar
     if isinstance(preprocess, ImagePre) and preprocess.layout == "nchw":
         return scaled.transpose(0, 3, 1, 2)
     return scaled
+
+
+def _hear(x: Array, preprocess: AudioPre, *, where: str) -> Array:
+    """Sound (N, length) of -1..1, or integers of full scale, as the device computes its features of it."""
+    full_scale = 1.0 if x.dtype.kind == "f" else float(np.iinfo(x.dtype).max) + 1.0
+    prepare = compile_preprocess(preprocess, TensorSpec("", (1, *preprocess.shape), "float32"))
+    made = np.empty((len(x), *preprocess.shape), dtype=np.float32)
+    try:
+        for row, sound in enumerate(x):
+            prepare((sound / full_scale).astype(np.float32), made[row : row + 1])
+    except SourceError as error:
+        raise SamplesError(f"{where}: {error.message}") from error
+    return made
+
+
+def noise(preprocess: Preprocess, model_input: TensorSpec, *, count: int, seed: int) -> Array:
+    """Seeded noise as the float model takes it, (count, *input shape): in the range that the declaration gives."""
+    random = np.random.default_rng(seed)
+    shape = (count, *model_input.shape[1:])
+    if isinstance(preprocess, AudioPre):
+        sound = random.uniform(-0.5, 0.5, (count, preprocess.length)).astype(np.float32)
+        return _hear(sound, preprocess, where="noise").reshape(shape)
+    low, high = -1.0, 1.0
+    if isinstance(preprocess, ImagePre):
+        low = (0.0 - max(preprocess.mean)) / max(preprocess.std)
+        high = (255.0 - min(preprocess.mean)) / min(preprocess.std)
+    return random.uniform(low, high, shape).astype(np.float32)

@@ -18,12 +18,13 @@ from edgeinfer.quantize.fit import check_fit
 from edgeinfer.quantize.measure import Measurement, measure_candidates
 from edgeinfer.quantize.modelfile import ModelFile, open_model
 from edgeinfer.quantize.pack import Contents, Identity, check_identity, read_labels, write_variants
-from edgeinfer.quantize.postprocessing import declare_post
+from edgeinfer.quantize.postprocessing import declare_post, named_arrays
 from edgeinfer.quantize.preprocessing import Declared, declare, model_inputs
 from edgeinfer.quantize.progress import Progress, silent
+from edgeinfer.quantize.reference import typical
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import UsageError
-from edgeinfer.runtime.manifest import AnomalyPost, DetectPost, Postprocess
+from edgeinfer.runtime.manifest import AnomalyPost, DetectPost, DistancePost, ForecastPost, Postprocess
 
 __all__ = ["Outcome", "Request", "search_package"]
 
@@ -63,12 +64,14 @@ def search_package(request: Request, *, progress: Progress = silent) -> Outcome:
     """
     started = time.monotonic()
     _check_numbers(request)
+    _check_task(request)
     key = check_identity(request.identity)
     labels = read_labels(request.labels)
     models = _open_models(request)
     floats = float_candidates(models)
     # The threshold of an anomaly model follows from the scores: none is needed to make them.
     post = declare_post(request.postprocess, request.identity.task, models[0].outputs, threshold=0.0)
+    _check_measurable(request, post)
     declared, samples = _prepare_samples(request, models)
     for model in models:
         check_fit(model.path, model, declared.preprocess, post, labels=labels)
@@ -100,6 +103,7 @@ def search_package(request: Request, *, progress: Progress = silent) -> Outcome:
                 metrics={m.candidate.id: _metrics(m, document["metric"]) for m in packed},
                 calibration_sha256=hashlib.sha256(_calibration(samples).tobytes()).hexdigest(),
                 evaluation_sha256=samples.sha256,
+                typical=typical(samples, task=request.identity.task),
             )
             write_variants(request.identity, contents, key=key, threads=request.threads)
     progress("done", 1.0)
@@ -115,6 +119,25 @@ def _check_numbers(request: Request) -> None:
         raise UsageError(f"expected --threads of 1 or more, found {request.threads}")
     if not request.models:
         raise UsageError("expected a model file, found none")
+
+
+def _check_task(request: Request) -> None:
+    """Before anything is opened: what a task needs beyond a metric cannot mend that there is none."""
+    if request.identity.task not in METRICS:
+        raise UsageError(
+            f"expected --task {', '.join(METRICS)}, found {request.identity.task}: there is no measure for how well a "
+            "quantized model keeps it",
+            hint="edgeinfer package create packs such a model as it is",
+        )
+
+
+def _check_measurable(request: Request, post: Postprocess) -> None:
+    """Raises UsageError for what a sample alone, or a sample without more of the package, says nothing of."""
+    if isinstance(post, ForecastPost | DistancePost) or named_arrays(request.postprocess) is not None:
+        raise UsageError(
+            f"--postprocess: candidates cannot be measured with {request.postprocess}",
+            hint="edgeinfer package create packs such a model as it is",
+        )
 
 
 def _open_models(request: Request) -> list[ModelFile]:

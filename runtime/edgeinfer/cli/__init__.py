@@ -29,6 +29,7 @@ _EXTRAS = {
     "jinja2": "console",
     "onnx": "quantize",
     "onnxruntime": "onnx",
+    "prometheus_client": "metrics",
     "rich": "quantize",
     "starlette": "console",
     "sympy": "quantize",

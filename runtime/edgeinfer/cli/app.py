@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgeinfer.cli import SERVICES, call_service, device, fleet, packages, workstation
+from edgeinfer.cli import SERVICES, call_service, device, explain, fleet, models, packages, top, workstation
 
 __all__ = ["app", "run_app"]
 
@@ -50,10 +50,13 @@ app.command()(workstation.demo)
 app.command()(workstation.quantize)
 app.add_typer(packages.app, name="package")
 app.command()(device.bench)
+app.command()(explain.explain)
 for _name, (_module, _help) in SERVICES.items():
     app.command(_name, help=_help, context_settings=dict(_PASS_ON))(_service(_name))
 app.command()(device.results)
 app.command()(device.audit)
+app.add_typer(models.app, name="models")
+app.command()(top.top)
 app.command()(fleet.deploy)
 app.add_typer(fleet.app, name="fleet")
 app.command()(device.probe)

@@ -10,14 +10,20 @@ from edgeinfer.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeinfer.runtime.inspect import Audit, StoredResult
+    from edgeinfer.runtime.results import Item, Result
 
     Labels = dict[str, tuple[str, ...]]
+    Units = dict[str, str]
 
-__all__ = ["audit", "bench", "doctor", "probe", "results"]
+__all__ = ["audit", "bench", "doctor", "probe", "results", "state_folders"]
 
 _DEFAULT_CONFIG = Path("/etc/edgeinfer/edgeinfer.toml")
 _FOLLOW_PAUSE_S = 0.5
 _MIB = 1 << 20
+# An embedding has hundreds: a line shows the first ones, --json all.
+_ITEMS_SHOWN = 20
+# Kinds whose values may be of any size; others are mostly within 0..1.
+_MEASURED = {"REGRESSION", "EMBEDDING", "RAW"}
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="The daemon's edgeinfer.toml.")]
 StateDirOption = Annotated[Path | None, typer.Option("--state-dir", help="The daemon's folder, in place of --config.")]
@@ -59,28 +65,29 @@ def results(
     as_json: JsonFlag = False,
 ) -> None:
     """Show the results that this device still holds."""
-    from edgeinfer.runtime.inspect import label_names
+    from edgeinfer.runtime.inspect import label_names, units
     from edgeinfer.runtime.inspect import results as read_results
 
     if follow and as_json:
         raise UsageError("--follow never ends, and --json prints one document: choose one of them")
-    folder = _folders(config, state_dir)[0]
+    folder = state_folders(config, state_dir)[0]
     found, labels = read_results(folder, pipeline=pipeline, limit=limit), label_names(folder)
+    measured = units(folder)
     if as_json:
-        print_json({"results": [_document(stored, labels) for stored in found]})
+        print_json({"results": [_document(stored, labels, measured) for stored in found]})
         return
-    _print_results(found, labels)
+    _print_results(found, labels, measured)
     if follow:
-        _follow(folder, pipeline, found[-1].seq if found else 0, labels)
+        _follow(folder, pipeline, found[-1].seq if found else 0, labels, measured)
 
 
-def _document(stored: "StoredResult", labels: "Labels") -> dict[str, Any]:
+def _document(stored: "StoredResult", labels: "Labels", measured: "Units") -> dict[str, Any]:
     """A result for a program that knows nothing of how it is stored: names for numbers, every field there."""
     result = stored.result
     items = [
         {
             "label": item.label,
-            "name": _name(item.label, labels.get(stored.pipeline)),
+            "name": _name(result, item.label, labels.get(stored.pipeline)),
             "score": item.score,
             "box": item.box,
         }
@@ -90,15 +97,22 @@ def _document(stored: "StoredResult", labels: "Labels") -> dict[str, Any]:
     return {
         "seq": stored.seq,
         "pipeline": stored.pipeline,
+        "unit": _unit(stored, measured),
         "result": {"kind": result.kind.name.lower(), **fields, "items": items},
     }
 
 
-def _name(label: int, labels: "tuple[str, ...] | None") -> str:
-    return labels[label] if labels and 0 <= label < len(labels) else str(label)
+def _name(result: "Result", label: int, labels: "tuple[str, ...] | None") -> str:
+    # The labels of an embedding's package are not its dimensions.
+    is_named = labels and 0 <= label < len(labels) and result.kind.name != "EMBEDDING"
+    return labels[label] if labels and is_named else str(label)
 
 
-def _follow(folder: Path, pipeline: str, after_seq: int, labels: "Labels") -> None:
+def _unit(stored: "StoredResult", measured: "Units") -> str:
+    return measured.get(stored.pipeline, "") if stored.result.kind.name == "REGRESSION" else ""
+
+
+def _follow(folder: Path, pipeline: str, after_seq: int, labels: "Labels", measured: "Units") -> None:
     import sys
     import time
 
@@ -106,25 +120,41 @@ def _follow(folder: Path, pipeline: str, after_seq: int, labels: "Labels") -> No
 
     while True:
         found = read_results(folder, pipeline=pipeline, after_seq=after_seq, limit=1000)
-        _print_results(found, labels)
+        _print_results(found, labels, measured)
         sys.stdout.flush()
         after_seq = found[-1].seq if found else after_seq
         time.sleep(_FOLLOW_PAUSE_S)
 
 
-def _print_results(found: "list[StoredResult]", labels: "Labels") -> None:
+def _print_results(found: "list[StoredResult]", labels: "Labels", measured: "Units") -> None:
     import datetime as dt
 
     for stored in found:
         result = stored.result
         moment = dt.datetime.fromtimestamp(result.t_ns / 1e9, tz=dt.UTC)
-        known = labels.get(stored.pipeline)
-        items = " ".join(f"{_name(item.label, known)}:{item.score:.3f}" for item in result.items)
+        items = _items_text(result, labels.get(stored.pipeline), _unit(stored, measured))
         extra = " ".join(f"{key}={value}" for key, value in (result.extra or {}).items())
         print_line(
             f"{stored.seq} {moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z {stored.pipeline} "
             f"{result.kind.name.lower()} frame={result.frame} latency_us={result.latency_us} {items}{extra}".rstrip()
         )
+
+
+def _items_text(result: "Result", labels: "tuple[str, ...] | None", unit: str) -> str:
+    form = ".5g" if result.kind.name in _MEASURED else ".3f"
+    shown = [
+        f"{_name(result, item.label, labels)}:{item.score:{form}}{unit}{_place(result, item)}"
+        for item in result.items[:_ITEMS_SHOWN]
+    ]
+    left_out = len(result.items) - len(shown)
+    return " ".join(shown) + (f" and {left_out} more" if left_out else "")
+
+
+def _place(result: "Result", item: "Item") -> str:
+    """Where a keypoint is: it says nothing without."""
+    if result.kind.name != "KEYPOINTS" or item.box is None:
+        return ""
+    return f"@{item.box[0]:.3f},{item.box[1]:.3f}"
 
 
 def audit(
@@ -137,7 +167,7 @@ def audit(
     """Tell whether any result is missing. Counts every frame, too; status 1 if something is wrong."""
     from edgeinfer.runtime.inspect import audit as make_audit
 
-    folder, configured_sync_dir = _folders(config, state_dir)
+    folder, configured_sync_dir = state_folders(config, state_dir)
     found = make_audit(folder, sync_dir or configured_sync_dir)
     if as_json:
         print_json(found)
@@ -160,7 +190,7 @@ def _print_audit(found: "Audit") -> None:
         print_line("nothing is missing" if found.ok else "SOMETHING IS MISSING OR DAMAGED")
 
 
-def _folders(config: Path | None, state_dir: Path | None) -> tuple[Path, Path | None]:
+def state_folders(config: Path | None, state_dir: Path | None) -> tuple[Path, Path | None]:
     """The daemon's folder and the agent's, from the options or from the usual configuration file."""
     if state_dir is not None:
         return state_dir, None

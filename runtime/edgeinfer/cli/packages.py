@@ -98,6 +98,12 @@ def create(
     data: Annotated[Path | None, typer.Option(help="Samples (.npz) for golden vectors.")] = None,
     sign_key: Annotated[Path | None, typer.Option(help="Private key to sign with.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
+    state: Annotated[
+        list[str] | None, typer.Option("--state", help="INPUT=OUTPUT: an input fed with the last call's output.")
+    ] = None,
+    constant: Annotated[
+        list[str] | None, typer.Option("--constant", help="INPUT=NUMBER: an input that always has this value.")
+    ] = None,
 ) -> None:
     """Pack model files as they are, without quantizing them."""
     from edgeinfer.quantize.commands import create_package
@@ -114,6 +120,8 @@ def create(
         data=data,
         sign_key=sign_key,
         threads=threads,
+        states=state or (),
+        constants=constant or (),
     )
     print_line(f"{output}: {digest}")
 

@@ -24,6 +24,11 @@ class TaskName(enum.Enum):
     CLASSIFICATION = "classification"
     DETECTION = "detection"
     ANOMALY = "anomaly"
+    KEYPOINTS = "keypoints"
+    SEGMENTATION = "segmentation"
+    EMBEDDING = "embedding"
+    REGRESSION = "regression"
+    RAW = "raw"
 
 
 def print_json(document: object) -> None:

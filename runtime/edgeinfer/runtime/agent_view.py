@@ -84,8 +84,9 @@ class AcknowledgedReader:
         self._wake = threading.Event()
         self._answered = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="acknowledged-reader", daemon=True)
-        self._thread.start()
+        self._has_agent = path is not None
+        if self._has_agent:
+            threading.Thread(target=self._run, name="acknowledged-reader", daemon=True).start()
 
     def acknowledged(self, epoch: int) -> int:
         """What was last read for this epoch; 0 before the first time."""
@@ -114,6 +115,8 @@ class AcknowledgedReader:
     def _ask(self, epoch: int) -> None:
         if self._epoch != epoch:
             self._epoch = epoch
+            if not self._has_agent:  # nothing was ever sent from here
+                self._known = _Known(epoch, 0, 0)
             self._wake.set()
 
     def _run(self) -> None:

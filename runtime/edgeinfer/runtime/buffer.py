@@ -12,10 +12,12 @@ oldest segment goes and leaves a tombstone with its count, so the numbering neve
 """
 
 import logging
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -106,6 +108,14 @@ class Buffer:
     def pending(self) -> int:
         """Results that are not on disk yet."""
         return self._pending_count
+
+    def size(self) -> dict[str, int]:
+        """`bytes` on the disk, with what is in the write-ahead log, and `max_bytes`."""
+        found = 0
+        for suffix in ("", "-wal"):
+            with suppress(OSError):
+                found += os.stat(self._config.path + suffix).st_size  # noqa: PTH116 - asked every second
+        return {"bytes": found, "max_bytes": self._config.max_bytes}
 
     @property
     def alive(self) -> bool:

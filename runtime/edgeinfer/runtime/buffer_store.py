@@ -9,7 +9,7 @@ frames(pipeline, state, n)  every captured frame, by the state that it ended in
 
 import contextlib
 import logging
-import secrets
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +20,7 @@ import msgspec
 from edgeinfer.runtime.ballast import Ballast
 from edgeinfer.runtime.chunk import COLUMNS
 from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.runtime.hashing import random_hex
 from edgeinfer.runtime.locking import lock, unlock
 
 __all__ = ["BufferStore", "NewChunk"]
@@ -150,7 +151,7 @@ class BufferStore:
                 self._rotate()
             while self._drop_oldest_acknowledged():
                 pass
-            epoch = secrets.randbits(62) | 1
+            epoch = _new_epoch()
             with _transaction(self._db) as db:
                 shift = self._renumber(db)
                 meta = {"epoch": epoch, "next_seq": self.next_seq - shift, "evicted": self._tombstones(db)}
@@ -214,7 +215,7 @@ class BufferStore:
 
     def _set_aside(self, error: sqlite3.Error) -> None:
         """Rename a damaged file: a new one, with a new epoch, takes its place. Only the newest one is kept."""
-        damaged = self._path.with_name(f"{self._path.name}.damaged-{secrets.token_hex(4)}")
+        damaged = self._path.with_name(f"{self._path.name}.damaged-{random_hex(4)}")
         logger.error("event=buffer_damaged error=%s set_aside=%s", error, damaged)
         try:
             for old in self._path.parent.glob(f"{self._path.name}.damaged-*"):
@@ -268,8 +269,7 @@ class BufferStore:
         self._table, self._segment_bytes = f"seg_{segment}", segment_bytes
 
     def _initialize(self, db: sqlite3.Connection) -> None:
-        # Random, not a time: the clock of a new device may say 1970 twice.
-        meta = {"schema": SCHEMA_VERSION, "epoch": secrets.randbits(62) | 1, "next_seq": 1, "evicted": 0}
+        meta = {"schema": SCHEMA_VERSION, "epoch": _new_epoch(), "next_seq": 1, "evicted": 0}
         db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         db.execute("INSERT INTO segment VALUES (1, 1)")
         db.execute(_SEGMENT_SCHEMA.format(table="seg_1"))
@@ -408,6 +408,11 @@ class BufferStore:
         return BufferStorageError(
             f"{self._path}: cannot be written: {error}", hint="is the disk full, read-only or failing?"
         )
+
+
+def _new_epoch() -> int:
+    """Random, not a time: the clock of a new device may say 1970 twice. Odd, so never 0, and below 2^62."""
+    return int.from_bytes(os.urandom(8), "big") >> 2 | 1
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ Each component keeps its struct beside its code; this module only turns a file i
 what is wrong with it. Loading neither connects nor changes anything.
 """
 
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -91,5 +90,7 @@ def _unknown_key(path: str, key: str, known: list[str], origin: str) -> ConfigEr
 
 
 def _nearest(word: str, known: list[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"

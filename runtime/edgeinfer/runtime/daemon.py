@@ -6,6 +6,7 @@ waits.
 """
 
 import argparse
+import gc
 import logging
 import signal
 import sys
@@ -14,28 +15,37 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edgeinfer.runtime.agent_view import AcknowledgedReader, AgentView
-from edgeinfer.runtime.backoff import Backoff
+from edgeinfer.runtime.assembly import Surroundings
 from edgeinfer.runtime.buffer import Buffer
 from edgeinfer.runtime.config import load_config
 from edgeinfer.runtime.engines.base import engine_versions
 from edgeinfer.runtime.errors import BufferStorageError, ConfigError, EdgeInferError, SignatureError, SourceError
 from edgeinfer.runtime.frame import FrameState
 from edgeinfer.runtime.handoff import RuntimeDb
+from edgeinfer.runtime.local.desk import Desk
+from edgeinfer.runtime.local.live import LiveBoard
 from edgeinfer.runtime.logs import set_up_logging
+from edgeinfer.runtime.memory import give_back_memory
+from edgeinfer.runtime.models import ModelPool
 from edgeinfer.runtime.notify import notify, reloading, watchdog_interval_s
 from edgeinfer.runtime.pipeline import Pipeline
 from edgeinfer.runtime.pipelines import PipelineSet
+from edgeinfer.runtime.recent import Recent
+from edgeinfer.runtime.rows import UpdateRow
 from edgeinfer.runtime.settings import RuntimeConfig
 from edgeinfer.runtime.slots import Slots
 from edgeinfer.runtime.status import StatusBoard, final_document
 from edgeinfer.runtime.store import Store
+from edgeinfer.runtime.supervisor import Supervisor
 from edgeinfer.runtime.trust import parse_public_key
-from edgeinfer.runtime.updater import Updater
+
+if TYPE_CHECKING:
+    from edgeinfer.runtime.update_thread import UpdateThread
 
 __all__ = ["Daemon", "main"]
 
@@ -44,9 +54,6 @@ logger = logging.getLogger(__name__)
 _DEFAULT_CONFIG = Path("/etc/edgeinfer/edgeinfer.toml")
 _TICK_S = 0.1
 _STATUS_EVERY = 10  # ticks
-_UPDATE_INTERVAL_S = 0.25
-# An engine call that takes longer than this is stuck: the watchdog is no longer fed and ends the daemon.
-_STUCK_S = 60.0
 # What a signal to end may take: the pipelines first, the rest (and no less than the least) is the buffer's.
 _END_S = 1.5
 _END_PIPELINES_S = 1.0
@@ -72,7 +79,11 @@ class Daemon:
         self._make_state_dir(state_dir)
         self._store = Store(state_dir)
         self._db = RuntimeDb(state_dir / "runtime.db")
-        self._status = StatusBoard(RuntimeDb(state_dir / "runtime.db"))
+        recent = Recent()
+        board = LiveBoard() if config.local is not None and config.local.page else None
+        self._status = StatusBoard(
+            RuntimeDb(state_dir / "runtime.db"), recent, has_governor=config.governor is not None
+        )
         buffer_config = config.buffer
         if not buffer_config.path:
             buffer_config = msgspec.structs.replace(buffer_config, path=str(state_dir / "buffer.db"))
@@ -80,18 +91,32 @@ class Daemon:
         self._update_view = AgentView(sync_path)
         self.buffer = Buffer(buffer_config, acknowledged=self._acknowledged.acknowledged, seen=self._acknowledged.seen)
         slots = Slots(self._db, self._store, release_keys=config.trust.release_keys)
-        self.pipelines = PipelineSet(store=self._store, slots=slots, append=self.buffer.append, until_end=until_end)
-        self._updater_parts = (self._db, slots)
-        self._updater: Updater | None = None
+        append = recent.listening(self.buffer.append)
+        self.pool = ModelPool(config.models)
+        self.pipelines = PipelineSet(
+            store=self._store,
+            slots=slots,
+            append=append,
+            around=Surroundings(state_dir, config, board),
+            pool=self.pool,
+            until_end=until_end,
+        )
+        self._supervisor = Supervisor(config, pipelines=self.pipelines, pool=self.pool, append=append)
+        self._slots = slots
+        self._updater: UpdateThread | None = None
         self._about: dict[str, Any] = {"device": config.device}
+        self._desk = Desk(
+            lambda: self._config, store=self._store, slots=slots, db=self._db, pipelines=self.pipelines,
+            board=board, status=self._fresh_status, stop=self.stop,
+        )  # fmt: skip
 
     def run(self) -> None:
         """Until the stop event, or with `until_end` until every source has ended. Everything that was
         inferred is durable when this returns. Raises BufferStorageError where it could not be made so."""
         try:
             self.pipelines.start(self._config.pipeline)
-            updater = threading.Thread(target=self._update, name="updater", daemon=True)
-            updater.start()
+            self._start_updater()
+            self._desk.start()
             notify(f"READY=1\nSTATUS={len(self._config.pipeline)} pipelines")
             logger.info("event=started device=%s pipelines=%d", self._config.device, len(self._config.pipeline))
             self._watch()
@@ -105,11 +130,30 @@ class Daemon:
                 f"{self.buffer.pending} results could not be made durable: {self.buffer.error or 'the disk is slow'}"
             )
 
+    def _start_updater(self) -> None:
+        """A device without an agent gets no updates, and need not load what walks them; one that has lost its agent
+        in the middle of one still has to end that."""
+        if not self._config.sync.state_dir and self._db.update().state == UpdateRow().state:
+            return
+        from edgeinfer.runtime.update_thread import UpdateThread
+
+        self._updater = UpdateThread(
+            self._config,
+            store=self._store,
+            db=self._db,
+            slots=self._slots,
+            running=self.pipelines,
+            agent=self._update_view,
+            stop=self.stop,
+        )
+        self._updater.start()
+
     def _end(self) -> bool:
         """Stop everything, whatever the disk does. Whether all results are durable."""
         hurried = self.ending or self.stop.is_set()
         deadline = time.monotonic() + (_END_S if hurried else _UNHURRIED_S)
         self.stop.set()
+        self._desk.stop()
         self._acknowledged.stop()
         self.buffer.stop_waiting()
         self.pipelines.stop(_END_PIPELINES_S)
@@ -125,37 +169,17 @@ class Daemon:
             if self.reload_wanted:
                 self.reload_wanted = False
                 self._reload()
-            healthy = self.pipelines.stuck_s() < _STUCK_S and self.buffer.alive
-            if watchdog_every and tick % watchdog_every == 0 and healthy:
+            self._supervisor.tick(time.monotonic())
+            if watchdog_every and tick % watchdog_every == 0 and self._supervisor.healthy() and self.buffer.alive:
                 notify("WATCHDOG=1")
             if tick == _STATUS_EVERY:
                 self._describe_device()
+                self._forget_start()
             if tick % _STATUS_EVERY == 0:
                 self._publish_status()
             if self._until_end and self.pipelines.ended():
                 break
             tick += 1
-
-    def _update(self) -> None:
-        """The updater's thread. Its database connection is its own. It ends with the daemon alone: a device
-        whose updater has died can be mended only by hand."""
-        backoff = Backoff()
-        while not self.stop.is_set():
-            try:
-                self._walk_updates()
-            except EdgeInferError as error:
-                logger.warning("event=updater_waits error=%s", error)
-            except Exception:
-                logger.exception("event=updater_crashed")
-            self.stop.wait(backoff.next())
-
-    def _walk_updates(self) -> None:
-        db, slots = self._updater_parts
-        updater = self._updater = Updater(
-            self._config, store=self._store, db=db, slots=slots, running=self.pipelines, sync=self._update_view.db
-        )
-        while not self.stop.wait(_UPDATE_INTERVAL_S):
-            updater.tick()
 
     def _reload(self) -> None:
         """Read the configuration again; one that is wrong is reported and the old one stays."""
@@ -169,14 +193,14 @@ class Daemon:
             if changeable != old:
                 raise ConfigError("only [[pipeline]], [trust], trial_s and log_level can change without a restart")
             _check_keys(config)
-            self._updater_parts[1].release_keys = config.trust.release_keys
+            self._slots.release_keys = config.trust.release_keys
             self.pipelines.apply(config.pipeline)
         except EdgeInferError as error:
             logger.error("event=reload_failed error=%s", error)  # noqa: TRY400 - a mistake in a file, not in the code
         else:
             self._config = config
             if self._updater is not None:
-                self._updater.config = config
+                self._updater.reconfigure(config)
             logging.getLogger("edgeinfer").setLevel(config.log_level)
             logger.info("event=reloaded pipelines=%d", len(config.pipeline))
         notify("READY=1")
@@ -186,6 +210,16 @@ class Daemon:
         from edgeinfer.devices.probe import probe
 
         self._about |= {"profile": msgspec.to_builtins(probe()), "engines": engine_versions()}
+
+    @staticmethod
+    def _forget_start() -> None:
+        """What only the start needed goes back to the system; what lives on is looked at by no collection again."""
+        gc.collect()
+        gc.freeze()
+        give_back_memory()
+
+    def _fresh_status(self) -> dict[str, Any]:
+        return self._status.fresh(self.pipelines.all(), self.buffer, about=self._about)
 
     def _publish_status(self, *, always: bool = False) -> None:
         try:
@@ -220,7 +254,7 @@ def main(argv: Sequence[str]) -> int:
     """`edgeinfer run`. Returns the exit status; raises EdgeInferError."""
     arguments = _parse(argv)
     config = load_config(arguments.config, RuntimeConfig)
-    set_up_logging(arguments.log_level or config.log_level)
+    set_up_logging(arguments.log_level or config.log_level, config.log_format)
     _check_keys(config)
     daemon = Daemon(arguments.config, config, until_end=arguments.until_end)
     _listen_to_signals(daemon)

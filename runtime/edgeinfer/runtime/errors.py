@@ -17,6 +17,7 @@
     ├── MessageError              exit 1  bytes are not the message that the topic promises
     ├── BrokerError               exit 1  the MQTT broker cannot be reached (recoverable)
     ├── ConsoleError              exit 1  the console cannot be reached or answered with an error
+    ├── ControlError              exit 1  the running daemon cannot be asked (recoverable)
     └── DependencyError           exit 1  an optional part is not installed
 
 Every message says what was expected and what was found; `hint` says what the operator can do.
@@ -31,6 +32,7 @@ __all__ = [
     "CodecError",
     "ConfigError",
     "ConsoleError",
+    "ControlError",
     "DependencyError",
     "EdgeInferError",
     "GateError",
@@ -127,6 +129,10 @@ class BrokerError(EdgeInferError):
 
 class ConsoleError(EdgeInferError):
     pass
+
+
+class ControlError(EdgeInferError):
+    recoverable = True
 
 
 class DependencyError(EdgeInferError):

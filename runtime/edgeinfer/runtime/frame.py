@@ -39,6 +39,7 @@ class Frame(msgspec.Struct, frozen=True):
 
     `data`: a picture (H, W, 3) uint8 BGR, a sensor window (length, channels) float32, samples of sound (n,)
     float32 in -1..1, or a tensor. `origin`: set where the frame was made by another pipeline.
+    `stream_ns`: where in its recording the frame lies, which is read faster than it was made; -1 for a live source.
     `t_ns`: wall clock at capture; `mono_ns`: monotonic clock at capture; `index`: from 0 in its source,
     and once a pipeline has captured it, from 0 in the pipeline.
     """
@@ -48,6 +49,12 @@ class Frame(msgspec.Struct, frozen=True):
     mono_ns: int
     index: int
     origin: "Origin | None" = None
+    stream_ns: int = -1
+
+    @property
+    def clock_ns(self) -> int:
+        """The clock that durations between frames are measured by: a recording's own, else the monotonic one."""
+        return self.stream_ns if self.stream_ns >= 0 else self.mono_ns
 
 
 class FrameCounts:

@@ -1,7 +1,10 @@
-"""The gate: does a package do on this device what it did when it was made?"""
+"""The gate: does a package do on this device what it did when it was made, in the time and memory that it may take?
+
+It runs in a process of its own (`edgeinfer.runtime.verify`), whose growth is the model's memory.
+"""
 
 import io
-import time
+import resource
 from typing import Any
 
 import numpy as np
@@ -18,23 +21,43 @@ from edgeinfer.runtime.verify import GateAnswer
 __all__ = ["run_gate"]
 
 Array = npt.NDArray[Any]
+_TIMED_CALLS = 10
 
 
-def run_gate(package: InstalledPackage, *, variant: str = "", threads: int = 1) -> GateAnswer:
+def run_gate(
+    package: InstalledPackage, *, variant: str = "", threads: int = 1, max_latency_us: int = 0, max_bytes: int = 0
+) -> GateAnswer:
     """Load the variant that would be used and compare its outputs with the golden ones.
 
-    Raises GateError where they differ by more than the package's tolerance, ModelError where it cannot be
-    loaded or run.
+    `max_latency_us` bounds the median call, `max_bytes` what loading and running adds to this process; 0: no bound.
+    Raises GateError where they differ by more than the package's tolerance or a bound is passed, ModelError where it
+    cannot be loaded or run.
     """
+    before_bytes = _peak_bytes()
     chosen = choose_variant(package.manifest, wanted=variant)
     engine = load_engine(chosen.engine, package.folder / chosen.file, threads=threads)
     _check_tensors(chosen, engine)
     # As a pipeline loads it: the declared pre- and postprocessing have to fit, and the first call to succeed.
-    LoadedModel(package, variant=chosen.id, threads=threads)
-    golden = package.manifest.golden
-    if golden is None:
-        return GateAnswer(chosen.id, 0.0, 0)
-    return _compare(package, chosen, engine, golden)
+    model = LoadedModel(package, variant=chosen.id, engines=[engine])
+    worst = _compare(package, chosen, model, package.manifest.golden) if package.manifest.golden else 0.0
+    latency_us = model.time_call_us(_TIMED_CALLS)
+    answer = GateAnswer(chosen.id, worst, latency_us, max(0, _peak_bytes() - before_bytes))
+    _check_bounds(answer, max_latency_us=max_latency_us, max_bytes=max_bytes)
+    return answer
+
+
+def _check_bounds(answer: GateAnswer, *, max_latency_us: int, max_bytes: int) -> None:
+    if 0 < max_latency_us < answer.latency_us:
+        raise GateError(
+            f"variant {answer.variant}: an inference takes {answer.latency_us} us here, allowed are {max_latency_us} us"
+        )
+    if 0 < max_bytes < answer.bytes:
+        raise GateError(f"variant {answer.variant}: takes {answer.bytes} bytes of memory here, allowed are {max_bytes}")
+
+
+def _peak_bytes() -> int:
+    """The largest resident set that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _check_tensors(variant: Variant, engine: Engine) -> None:
@@ -48,7 +71,9 @@ def _check_tensors(variant: Variant, engine: Engine) -> None:
             raise GateError(f"variant {variant.id}: the manifest declares {what}s {wanted}, the model has {actual}")
 
 
-def _compare(package: InstalledPackage, variant: Variant, engine: Engine, golden: Golden) -> GateAnswer:
+def _compare(package: InstalledPackage, variant: Variant, model: LoadedModel, golden: Golden) -> float:
+    """The largest distance of an output from its golden one."""
+    engine = model.engines[0]
     raw = (package.folder / golden.file).read_bytes()
     try:
         vectors = dict(np.load(io.BytesIO(raw), allow_pickle=False))
@@ -57,20 +82,19 @@ def _compare(package: InstalledPackage, variant: Variant, engine: Engine, golden
     except (ValueError, KeyError, OSError) as error:
         raise GateError(f"{golden.file}: expected an .npz with input and {variant.id}/0: {error}") from error
     tolerance = golden.tolerance[variant.id]
-    worst, latencies = 0.0, []
+    worst = 0.0
     for row, one in enumerate(inputs):
-        began_ns = time.perf_counter_ns()
-        outputs = engine.run([_as_input(one, engine)])
-        latencies.append((time.perf_counter_ns() - began_ns) // 1000)
+        model.reset()
+        outputs = engine.run(model.engine_inputs(_as_input(one, model)))
         for index, output in enumerate(outputs):
             real = dequantize(output, engine.outputs[index]).astype(np.float64)
             wanted = np.asarray(expected[index][row], dtype=np.float64).reshape(real.shape)
             worst = max(worst, _distance(variant, real, wanted, tolerance.max_abs, tolerance.mean_abs))
-    return GateAnswer(variant.id, worst, int(np.median(latencies)) if latencies else 0)
+    return worst
 
 
-def _as_input(one: Array, engine: Engine) -> Array:
-    spec = engine.inputs[0]
+def _as_input(one: Array, model: LoadedModel) -> Array:
+    spec = model.input
     return np.ascontiguousarray(quantize_input(one.reshape(concrete_shape(spec)), spec))
 
 

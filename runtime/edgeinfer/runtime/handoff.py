@@ -11,7 +11,6 @@ What must not be lost with it, the newest assignment's version, has a file of it
 """
 
 import logging
-import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import msgspec
 
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.runtime.hashing import random_hex
 from edgeinfer.runtime.rows import Desired, Download, UpdateRow
 
 __all__ = ["Desired", "Download", "RuntimeDb", "SyncDb", "UpdateRow", "open_read_only"]
@@ -293,7 +293,7 @@ def _replace_slots(db: sqlite3.Connection, model: str, slots: dict[str, str]) ->
 
 def _set_aside(path: Path, error: sqlite3.Error) -> None:
     """Rename a damaged database. Its WAL goes first: beside a new database it would be played into that one."""
-    damaged = path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}")
+    damaged = path.with_name(f"{path.name}.damaged-{random_hex(4)}")
     logger.error("event=database_damaged path=%s error=%s set_aside=%s", path, error, damaged)
     for suffix in ("-wal", "-shm", ""):
         part = path.with_name(path.name + suffix)

@@ -8,6 +8,7 @@ Reads only; works while the daemon runs and after it has ended.
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -18,10 +19,21 @@ from edgeinfer.runtime.codec import decode
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import EdgeInferError
 from edgeinfer.runtime.handoff import RuntimeDb, SyncDb
+from edgeinfer.runtime.manifest import Manifest, RegressPost
 from edgeinfer.runtime.package import MANIFEST, parse_labels, parse_manifest
 from edgeinfer.runtime.results import Result
 
-__all__ = ["Audit", "Continuity", "Head", "StoredResult", "audit", "check_continuity", "label_names", "results"]
+__all__ = [
+    "Audit",
+    "Continuity",
+    "Head",
+    "StoredResult",
+    "audit",
+    "check_continuity",
+    "label_names",
+    "results",
+    "units",
+]
 
 BUFFER_FILE = "buffer.db"
 SYNC_FILE = "sync.db"
@@ -158,17 +170,31 @@ def results(state_dir: Path, *, pipeline: str = "", after_seq: int = 0, limit: i
 def label_names(state_dir: Path) -> dict[str, tuple[str, ...]]:
     """The labels of each pipeline's package, as the daemon last showed it; a pipeline without any is left out."""
     found: dict[str, tuple[str, ...]] = {}
-    try:
-        with RuntimeDb(state_dir / RUNTIME_FILE, read_only=True) as db:
-            status = msgspec.json.decode(db.status(), type=_Status)
-        for name, pipeline in status.pipelines.items():
-            folder = state_dir / "models" / "packages" / status.models[pipeline.model].digest
-            labels = parse_manifest((folder / MANIFEST).read_bytes()).labels
-            if labels is not None:
-                found[name] = parse_labels((folder / labels[0]).read_bytes())
-    except (EdgeInferError, OSError, KeyError, *MALFORMED):
-        return found  # names are a courtesy: without them there are numbers
+    # Names are a courtesy: without them there are numbers.
+    with suppress(EdgeInferError, OSError, KeyError, *MALFORMED):
+        for name, folder, manifest in _running(state_dir):
+            if manifest.labels is not None:
+                found[name] = parse_labels((folder / manifest.labels[0]).read_bytes())
     return found
+
+
+def units(state_dir: Path) -> dict[str, str]:
+    """The unit of each pipeline whose package measures something in one, as the daemon last showed it."""
+    found: dict[str, str] = {}
+    with suppress(EdgeInferError, OSError, KeyError, *MALFORMED):
+        for name, _, manifest in _running(state_dir):
+            if isinstance(manifest.postprocess, RegressPost) and manifest.postprocess.unit:
+                found[name] = manifest.postprocess.unit
+    return found
+
+
+def _running(state_dir: Path) -> Iterator[tuple[str, Path, Manifest]]:
+    """The name of each pipeline, with the folder and the manifest of its package."""
+    with RuntimeDb(state_dir / RUNTIME_FILE, read_only=True) as db:
+        status = msgspec.json.decode(db.status(), type=_Status)
+    for name, pipeline in status.pipelines.items():
+        folder = state_dir / "models" / "packages" / status.models[pipeline.model].digest
+        yield name, folder, parse_manifest((folder / MANIFEST).read_bytes())
 
 
 class _Running(msgspec.Struct, frozen=True):

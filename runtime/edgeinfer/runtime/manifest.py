@@ -4,23 +4,54 @@ Schema version 1. A reader refuses another major version and ignores fields that
 a newer minor version stays readable.
 """
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from edgeinfer.runtime.posts import (
+    AnomalyPost,
+    ClassifyPost,
+    DetectPost,
+    DistancePost,
+    EmbedPost,
+    ForecastPost,
+    KeypointsPost,
+    KeywordsPost,
+    Postprocess,
+    RawPost,
+    RegressPost,
+    SegmentPost,
+    SsdAnchors,
+    Task,
+)
+from edgeinfer.runtime.pres import AudioPre, ImagePre, Preprocess, TensorPre, WindowPre
+
 __all__ = [
     "SCHEMA_VERSION",
     "AnomalyPost",
+    "AudioPre",
     "ClassifyPost",
     "Constant",
     "DetectPost",
+    "DistancePost",
+    "Distribution",
+    "EmbedPost",
+    "ForecastPost",
     "Golden",
     "ImagePre",
+    "KeypointsPost",
+    "KeywordsPost",
     "Manifest",
     "Postprocess",
     "Preprocess",
     "Provenance",
+    "RawPost",
+    "Reference",
+    "RegressPost",
+    "SegmentPost",
     "Signature",
+    "SsdAnchors",
     "StateTensor",
     "Task",
     "TensorPre",
@@ -32,7 +63,6 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 
-Task = Literal["classification", "detection", "anomaly"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}\Z")]
 SemVer = Annotated[
     str,
@@ -43,85 +73,6 @@ SemVer = Annotated[
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=4 << 30)]
-Side = Annotated[int, msgspec.Meta(ge=1, le=16_384)]
-Means = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=65_536)]
-Deviations = Annotated[
-    tuple[Annotated[float, msgspec.Meta(gt=0.0)], ...], msgspec.Meta(min_length=1, max_length=65_536)
-]
-
-
-class ImagePre(msgspec.Struct, frozen=True, tag="image", tag_field="kind", omit_defaults=True):
-    """A picture (H, W, 3) uint8 BGR from a source becomes the float model's input.
-
-    The centre `crop` of the short side is kept (1.0 is all), resized to `width` x `height` by `resize`,
-    put in `color` order, then each channel becomes `(x - mean) / std` with x in 0..255, in `layout`.
-    """
-
-    width: Side
-    height: Side
-    resize: Literal["stretch", "letterbox", "crop"] = "stretch"
-    interpolation: Literal["bilinear", "area", "nearest"] = "bilinear"
-    color: Literal["rgb", "bgr", "gray"] = "rgb"
-    layout: Literal["nhwc", "nchw"] = "nhwc"
-    mean: Means = (0.0,)
-    std: Deviations = (1.0,)
-    crop: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
-
-
-class WindowPre(msgspec.Struct, frozen=True, tag="window", tag_field="kind", omit_defaults=True):
-    """A sensor window (length, channels) float32 becomes `(x - mean) / std`, reshaped to the model's input.
-
-    `mean` and `std` have one entry, or one a channel. `channels` names them, in order; empty: any.
-    """
-
-    length: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-    channels: tuple[str, ...] = ()
-    mean: Means = (0.0,)
-    std: Deviations = (1.0,)
-
-
-class TensorPre(msgspec.Struct, frozen=True, tag="tensor", tag_field="kind", omit_defaults=True):
-    """The source already hands over the float model's input; any size-preserving shape is accepted."""
-
-
-Preprocess = ImagePre | WindowPre | TensorPre
-
-
-class ClassifyPost(msgspec.Struct, frozen=True, tag="classification", tag_field="kind", omit_defaults=True):
-    """Scores (classes,) of output `output`; `softmax` applies it first. The best `top_k` are reported."""
-
-    output: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
-    activation: Literal["none", "softmax"] = "none"
-    top_k: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
-
-
-class DetectPost(msgspec.Struct, frozen=True, tag="detection", tag_field="kind", omit_defaults=True):
-    """Boxes above `score_threshold`, after non-maximum suppression at IoU `nms_iou` where the model has none.
-
-    `tflite_ssd`: outputs boxes (1, n, 4) ymin xmin ymax xmax, classes, scores, count.
-    `fastestdet`: one output (1, 5 + classes, rows, columns): objectness, 4 box terms, class scores.
-    `yolo`: one output (1, n, 5 + classes) or (1, 4 + classes, n), boxes cx cy w h in input pixels.
-    `label_offset` is added to the class index before it is looked up in the labels.
-    """
-
-    format: Literal["tflite_ssd", "fastestdet", "yolo"] = "tflite_ssd"
-    score_threshold: float = 0.5
-    nms_iou: float = 0.45
-    max_boxes: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
-    label_offset: int = 0
-
-
-class AnomalyPost(msgspec.Struct, frozen=True, tag="anomaly", tag_field="kind", omit_defaults=True):
-    """Score: mean over the elements of (input - output)^2 (`mse`), or the model's own output (`output`).
-
-    An input is anomalous when its score is above `threshold`.
-    """
-
-    threshold: float
-    score: Literal["mse", "output"] = "mse"
-
-
-Postprocess = ClassifyPost | DetectPost | AnomalyPost
 
 
 class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -190,6 +141,38 @@ class Golden(msgspec.Struct, frozen=True):
     tolerance: dict[str, Tolerance]
 
 
+class Distribution(msgspec.Struct, frozen=True):
+    """How a statistic was spread over the samples that a package was made with.
+
+    `edges` ascend and cut the line into len(edges) + 1 bins, the first open below, the last open above; a value that
+    equals an edge lies in the bin above it. `shares` are the bins' parts of all samples. `low` and `high` are the
+    quantiles 0.5 % and 99.5 %, `n` the samples that the statistic had.
+    """
+
+    edges: Annotated[tuple[float, ...], msgspec.Meta(max_length=256)]
+    shares: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0.0, le=1.0)], ...], msgspec.Meta(max_length=257)]
+    low: float
+    high: float
+    n: Annotated[int, msgspec.Meta(ge=1)]
+
+    def __post_init__(self) -> None:
+        if len(self.shares) != len(self.edges) + 1:
+            raise ValueError(f"expected {len(self.edges) + 1} shares for {len(self.edges)} edges")
+        if any(low >= high for low, high in pairwise(self.edges)):
+            raise ValueError("expected ascending edges")
+
+
+Statistics = Annotated[dict[str, Distribution], msgspec.Meta(max_length=256)]
+
+
+class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What results and inputs look like where nothing has drifted: `scores` of what the first variant says of the
+    samples, `inputs` of the model's input in real values. Names as in `edgeinfer.runtime.learn.statistics`."""
+
+    scores: Statistics = {}
+    inputs: Statistics = {}
+
+
 class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the package comes from: hashes of what went in, versions of the tools, the search's table."""
 
@@ -203,7 +186,7 @@ class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that a package says of itself. `variants` is in order of preference: the first that the device
-    can run is used."""
+    can run is used. `arrays`: an `.npz` with what the postprocessing needs beside the outputs (anchors, centres)."""
 
     schema_version: int
     name: Name
@@ -216,6 +199,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     golden: Golden | None = None
     report: tuple[FileName, Sha256] | None = None
     provenance: Provenance | None = None
+    reference: Reference | None = None
+    arrays: tuple[FileName, Sha256] | None = None
 
 
 class Signature(msgspec.Struct, frozen=True):

@@ -8,7 +8,6 @@ The identity of a package is its `digest`, the sha256 of the bytes of manifest.j
 sha256 of every other file, and a signature is over those same bytes, so signing changes no digest.
 """
 
-import hashlib
 import io
 import os
 import zipfile
@@ -21,6 +20,7 @@ import msgspec
 
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import PackageError, StorageError
+from edgeinfer.runtime.hashing import sha256, sha256_stream
 from edgeinfer.runtime.manifest import SCHEMA_VERSION, Manifest, Signature
 from edgeinfer.runtime.package_layout import MAX_BYTES, Member, is_canonical, write_archive
 
@@ -83,7 +83,7 @@ def _check_consistent(manifest: Manifest) -> None:
 def named_files(manifest: Manifest) -> dict[str, str]:
     """Name to sha256 of every file that a manifest answers for."""
     named = {variant.file: variant.sha256 for variant in manifest.variants}
-    for pair in (manifest.labels, manifest.report):
+    for pair in (manifest.labels, manifest.report, manifest.arrays):
         if pair is not None:
             named[pair[0]] = pair[1]
     if manifest.golden is not None:
@@ -94,7 +94,7 @@ def named_files(manifest: Manifest) -> dict[str, str]:
 def sha256_file(path: Path) -> str:
     """The sha256 of a file's content, in hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_stream(file)
 
 
 class PackageFile:
@@ -111,7 +111,7 @@ class PackageFile:
             self._check_members()
             self.manifest_bytes = self._read_member(MANIFEST, MAX_MANIFEST_BYTES)
             self.manifest = parse_manifest(self.manifest_bytes)
-            self.digest = hashlib.sha256(self.manifest_bytes).hexdigest()
+            self.digest = sha256(self.manifest_bytes).hexdigest()
             self.signatures = self._read_signatures()
         except BaseException:
             self._zip.close()
@@ -218,7 +218,7 @@ class PackageFile:
         return data
 
     def _hash_member(self, name: str) -> str:
-        digest = hashlib.sha256()
+        digest = sha256()
         for block in self._blocks(name):
             digest.update(block)
         return digest.hexdigest()

@@ -4,15 +4,28 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from edgeinfer.runtime.assembly import Surroundings, make_gates, make_observers
+from edgeinfer.runtime.engines.base import available_engines
 from edgeinfer.runtime.errors import ConfigError, PackageError
-from edgeinfer.runtime.model import LoadedModel
+from edgeinfer.runtime.manifest import Variant
+from edgeinfer.runtime.model import LoadedModel, choose_variant
+from edgeinfer.runtime.models import ModelPool
 from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.pipeline import Pipeline
+from edgeinfer.runtime.relay import Inbox, RelayHub, RelayObserver, RelaySource, check_cascades
 from edgeinfer.runtime.results import Result
 from edgeinfer.runtime.settings import PipelineConfig
 from edgeinfer.runtime.slots import ACTIVE, Slots
-from edgeinfer.runtime.store import Store
+from edgeinfer.runtime.sources.base import is_recorded
+from edgeinfer.runtime.sources.settings import PipelineSource
+from edgeinfer.runtime.stages import Observer
+from edgeinfer.runtime.store import InstalledPackage, Store
+
+if TYPE_CHECKING:
+    from edgeinfer.runtime.governed import GovernedPipeline
+    from edgeinfer.runtime.learn.shadow import ShadowRun
 
 __all__ = ["PipelineSet"]
 
@@ -21,14 +34,26 @@ class PipelineSet:
     """All pipelines by name. Every method may be called from any thread."""
 
     def __init__(
-        self, *, store: Store, slots: Slots, append: Callable[[str, Result], None], until_end: bool = False
+        self,
+        *,
+        store: Store,
+        slots: Slots,
+        append: Callable[[str, Result], None],
+        around: Surroundings,
+        pool: ModelPool | None = None,
+        until_end: bool = False,
     ) -> None:
+        self.pool = pool or ModelPool()
         self._store = store
         self._slots = slots
         self._append = append
+        self._around = around
         self._until_end = until_end
         self._lock = threading.RLock()
         self._pipelines: dict[str, Pipeline] = {}
+        self._inboxes: dict[str, Inbox] = {}
+        self._hub = RelayHub()
+        self._shadows: dict[str, tuple[str, list[tuple[Pipeline, ShadowRun]]]] = {}
 
     def all(self) -> list[Pipeline]:
         with self._lock:
@@ -36,29 +61,31 @@ class PipelineSet:
 
     def start(self, configs: Sequence[PipelineConfig]) -> None:
         """Load every model, then start every pipeline. Raises where a package or model is not usable."""
-        with self._lock:
-            _check_one_package_a_model(configs)
-            made = {config.name: self._make(config) for config in configs}
-            self._pipelines.update(made)
-            for pipeline in made.values():
-                pipeline.start()
+        self.apply(configs)
 
     def apply(self, configs: Sequence[PipelineConfig]) -> None:
         """Change to a new configuration: what is the same goes on undisturbed. Raises before anything is
         changed where a new pipeline cannot be made."""
         with self._lock:
             _check_one_package_a_model(configs)
+            check_cascades({c.name: c.source if isinstance(c.source, PipelineSource) else None for c in configs})
             wanted = {config.name: config for config in configs}
-            same = {name for name, pipeline in self._pipelines.items() if wanted.get(name) == pipeline.config}
+            same = self._unchanged(wanted)
             made = {name: self._make(config) for name, config in wanted.items() if name not in same}
             for name in [name for name in self._pipelines if name not in same]:
-                self._pipelines.pop(name).stop()
+                self._retire(name)
             self._pipelines.update(made)
+            for name in made:
+                self._connect_source(name)
+            for pipeline in self._pipelines.values():
+                self._connect_readers(pipeline)
             for pipeline in made.values():
                 pipeline.start()
 
     def stop(self, timeout_s: float = 1.5) -> None:
         """Stop all of them at once, so that the waits do not add up."""
+        for inbox in list(self._inboxes.values()):  # else who finds would wait for who reads
+            inbox.close()
         threads = [threading.Thread(target=pipeline.stop, args=(timeout_s,), name="stopper") for pipeline in self.all()]
         for thread in threads:
             thread.start()
@@ -71,9 +98,25 @@ class PipelineSet:
 
     def stuck_s(self) -> float:
         """How long the slowest engine call that is under way has taken, in seconds."""
-        began = [pipeline.status.engine_busy_since_s for pipeline in self.all()]
+        began = [pipeline.busy_since_s() for pipeline in self.all()]
         busy = [since for since in began if since]
         return time.monotonic() - min(busy) if busy else 0.0
+
+    def abandon_call(self, thread: int) -> None:
+        """Give up the engine call that `thread` is stuck in."""
+        for pipeline in self.all():
+            if pipeline.abandon_call(thread):
+                return
+
+    def using(self, engine: str) -> list[Pipeline]:
+        """The pipelines whose model is executed by the engine of this label."""
+        return [pipeline for pipeline in self.all() if engine in {str(one) for one in pipeline.model.engines}]
+
+    def governed(self) -> "list[GovernedPipeline]":
+        """The pipelines as the governor sees them."""
+        from edgeinfer.runtime.governed import GovernedPipeline
+
+        return [GovernedPipeline(pipeline, self.use_smaller) for pipeline in self.all()]
 
     def runs(self, model: str) -> bool:
         return bool(self._of(model))
@@ -115,36 +158,154 @@ class PipelineSet:
         """Load another version beside the running one and change over between two frames."""
         package = self._store.open(digest)
         pipelines = self._of(model)
-        loaded = [
-            LoadedModel(package, variant=pipeline.config.variant, threads=pipeline.config.threads)
-            for pipeline in pipelines
-        ]
-        for pipeline, replacement in zip(pipelines, loaded, strict=True):
-            pipeline.swap(replacement)
+        loaded = [(self._load(package, pipeline.config), self._observe(package, pipeline)) for pipeline in pipelines]
+        for pipeline, (replacement, observers) in zip(pipelines, loaded, strict=True):
+            pipeline.swap(replacement, observers)
+            self._connect_readers(pipeline)
+
+    def use_smaller(self, pipeline: Pipeline, on: bool) -> bool:
+        """Change to the fastest variant of the package, or back to the preferred one. False where there is none."""
+        package, config = pipeline.model.package, pipeline.config
+        wanted = _fastest(package) if on else choose_variant(package.manifest, wanted=config.variant)
+        if wanted is None or wanted.id == pipeline.model.variant.id:
+            return False
+        pipeline.swap(self._load(package, config, variant=wanted.id), pipeline.observers)
+        return True
+
+    def begin_shadow(self, model: str, digest: str) -> None:
+        """Run another version beside the active one, on the same frames."""
+        from edgeinfer.runtime.learn.shadow import ShadowRun, disagreement_hook
+
+        self.end_shadow(model)
+        package, runs = self._store.open(digest), []
+        for pipeline in self._of(model):
+            run = ShadowRun(
+                self._load(package, pipeline.config),
+                self._around.config.shadow,
+                labels=pipeline.model.package.labels(),
+                disagreed=disagreement_hook(pipeline.observers),
+            )
+            runs.append((pipeline, run))
+        for pipeline, run in runs:
+            pipeline.observers = (*pipeline.observers, run)
+        self._shadows[model] = (digest, runs)
+
+    def in_shadow(self, model: str, digest: str) -> bool:
+        """Whether this version runs beside the active one in every pipeline of the model."""
+        began, runs = self._shadows.get(model, ("", []))
+        return began == digest and {id(pipeline) for pipeline, _ in runs} == {id(one) for one in self._of(model)}
+
+    def shadow_agreement(self, model: str) -> float | None:
+        """On how many of the frames both versions agree, 0..1, in the pipeline where it is fewest; None while it is
+        under way. 1.0 where no frame has come any more."""
+        _, runs = self._shadows.get(model, ("", []))
+        if not all(run.finished or pipeline.ended for pipeline, run in runs):
+            return None
+        return min((run.report.agreement for _, run in runs if run.report.frames), default=1.0)
+
+    def end_shadow(self, model: str) -> None:
+        for pipeline, run in self._shadows.pop(model, ("", []))[1]:
+            pipeline.observers = tuple(observer for observer in pipeline.observers if observer is not run)
+            run.close()
 
     def _of(self, model: str) -> list[Pipeline]:
         return [pipeline for pipeline in self.all() if pipeline.model.name == model]
 
     def _make(self, config: PipelineConfig) -> Pipeline:
-        if config.package:
-            try:
-                package = self._slots.from_config(Path(config.package))
-            except ConfigError as error:
-                raise ConfigError(f"pipeline {config.name!r}: {error.message}", hint=error.hint) from error
-        elif self._slots.of(config.model).get(ACTIVE):
-            package = self._slots.active(config.model)
-        else:
-            raise ConfigError(
-                f"pipeline {config.name!r}: no package of model {config.model!r} is installed",
-                hint="name a package file in the pipeline, or deploy one",
-            )
+        package = self._package_for(config)
         variants = [variant.id for variant in package.manifest.variants]
         if config.variant and config.variant not in variants:
             raise ConfigError(
                 f"pipeline {config.name!r}: expected a variant of {', '.join(variants)}, found {config.variant!r}"
             )
-        model = LoadedModel(package, variant=config.variant, threads=config.threads)
-        return Pipeline(config, model, self._append, until_end=self._until_end)
+        return Pipeline(
+            config,
+            self._load(package, config),
+            self._append,
+            until_end=self._until_end,
+            gates=make_gates(config, self._around),
+            observers=make_observers(config, package.manifest, package.labels(), self._around),
+            opener=self._relay(config) if isinstance(config.source, PipelineSource) else None,
+            on_end=lambda: self._hub.end(config.name),
+        )
+
+    def _package_for(self, config: PipelineConfig) -> InstalledPackage:
+        if config.package:
+            try:
+                return self._slots.from_config(Path(config.package))
+            except ConfigError as error:
+                raise ConfigError(f"pipeline {config.name!r}: {error.message}", hint=error.hint) from error
+        if self._slots.of(config.model).get(ACTIVE):
+            return self._slots.active(config.model)
+        raise ConfigError(
+            f"pipeline {config.name!r}: no package of model {config.model!r} is installed",
+            hint="name a package file in the pipeline, or deploy one",
+        )
+
+    def _load(self, package: InstalledPackage, config: PipelineConfig, *, variant: str = "") -> LoadedModel:
+        chosen = choose_variant(package.manifest, wanted=variant or config.variant)
+        path = package.folder / chosen.file
+        # Frames of a recorded source wait: each thread takes one of them. Of a live one all threads share the latest.
+        at_once = config.threads if is_recorded(config.source) and not chosen.states else 1
+        engines = [
+            self.pool.share(
+                chosen.engine, path, threads=config.threads // at_once, config=config.engine, replica=replica
+            )
+            for replica in range(at_once)
+        ]
+        return LoadedModel(package, variant=chosen.id, engines=engines)
+
+    def _observe(self, package: InstalledPackage, pipeline: Pipeline) -> list[Observer]:
+        return make_observers(pipeline.config, package.manifest, package.labels(), self._around)
+
+    def _unchanged(self, wanted: dict[str, PipelineConfig]) -> set[str]:
+        """The pipelines that may go on: their configuration is the same, and so is that of what they read."""
+        same = {name for name, pipeline in self._pipelines.items() if wanted.get(name) == pipeline.config}
+        while True:
+            sources = {name: wanted[name].source for name in same}
+            torn = {
+                name for name, source in sources.items() if isinstance(source, PipelineSource) and source.of not in same
+            }
+            if not torn:
+                return same
+            same -= torn
+
+    def _retire(self, name: str) -> None:
+        inbox = self._inboxes.pop(name, None)
+        if inbox is not None:
+            self._hub.leave(inbox)
+        self._pipelines.pop(name).stop()
+
+    def _relay(self, config: PipelineConfig) -> Callable[[threading.Event], RelaySource]:
+        return lambda stop: RelaySource(self._inboxes[config.name], stop)
+
+    def _connect_source(self, name: str) -> None:
+        """Open the inbox of a pipeline that reads another, before that one starts."""
+        source = self._pipelines[name].config.source
+        if isinstance(source, PipelineSource):
+            self._inboxes[name] = self._hub.join(source)
+
+    def _connect_readers(self, pipeline: Pipeline) -> None:
+        """See to it that a pipeline hands on what it finds if, and only if, another reads it."""
+        name = pipeline.config.name
+        others = tuple(one for one in pipeline.observers if not isinstance(one, RelayObserver))
+        if self._hub.of(name):
+            labels = pipeline.model.package.labels()
+            pipeline.observers = (*others, RelayObserver(self._hub, name, labels, live=lambda: pipeline.live))
+        elif len(others) < len(pipeline.observers):
+            pipeline.observers = others
+
+
+def _fastest(package: InstalledPackage) -> Variant | None:
+    """The variant with the shortest latency that was measured, or the smallest file where none was."""
+    engines = available_engines()
+    usable = [variant for variant in package.manifest.variants if variant.engine in engines]
+    return min(usable, key=lambda variant: (_latency_us(variant), variant.bytes), default=None)
+
+
+def _latency_us(variant: Variant) -> float:
+    measured = [metrics["latency_us"] for metrics in variant.metrics.values() if "latency_us" in metrics]
+    return min(measured, default=float("inf"))
 
 
 def _check_one_package_a_model(configs: Iterable[PipelineConfig]) -> None:

@@ -9,10 +9,11 @@ from edgeinfer.runtime.config import Section
 from edgeinfer.runtime.engine_settings import EngineConfig, GovernorConfig, ModelsConfig
 from edgeinfer.runtime.learn.settings import DriftConfig, ExamplesConfig, ShadowConfig
 from edgeinfer.runtime.local.settings import LocalConfig
-from edgeinfer.runtime.rules.settings import MotionConfig, RuleConfig, SnapshotConfig, TrackerConfig
+from edgeinfer.runtime.logs import LogFormat
+from edgeinfer.runtime.rules.settings import MotionConfig, RuleConfig, SnapshotConfig, TrackerConfig, check_rules
 from edgeinfer.runtime.sources.settings import SourceConfig
 
-__all__ = ["PipelineConfig", "RuntimeConfig", "SyncPaths", "TrustConfig"]
+__all__ = ["GateConfig", "PipelineConfig", "RuntimeConfig", "SyncPaths", "TrustConfig"]
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 
@@ -60,20 +61,35 @@ class PipelineConfig(Section, frozen=True):
             raise ValueError(f"pipeline {self.name!r} needs a package (a file) or a model (an installed one)")
         if self.name.startswith("_"):
             raise ValueError("names that begin with _ are the daemon's own")
+        try:
+            check_rules(self.tracker, self.rule)
+        except ValueError as error:
+            raise ValueError(f"pipeline {self.name!r}: {error}") from error
+
+
+class GateConfig(Section, frozen=True):
+    """What a new version of a model may take on this device, measured before it is tried: the median inference and
+    the memory that it adds to a process. 0: no bound."""
+
+    max_latency_ms: Annotated[float, msgspec.Meta(ge=0.0, le=1e9)] = 0.0
+    max_memory_mb: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
 
 
 class RuntimeConfig(Section, frozen=True):
-    """The whole file. `trial_s` is how long a new version must run without failing before it counts."""
+    """The whole file. `trial_s` is how long a new version must run without failing before it counts. `log_format`:
+    `text` lines, `json` (an object a line), or `auto`: the journal's own fields under systemd, else text."""
 
     device: Name
     state_dir: str = "/var/lib/edgeinfer"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: LogFormat = "auto"
     trial_s: Annotated[float, msgspec.Meta(ge=0.0)] = 3.0
     buffer: BufferConfig = BufferConfig()
     trust: TrustConfig = TrustConfig()
     sync: SyncPaths = SyncPaths()
     models: ModelsConfig = ModelsConfig()
     governor: GovernorConfig | None = None
+    gate: GateConfig = GateConfig()
     shadow: ShadowConfig = ShadowConfig()
     snapshots: SnapshotConfig = SnapshotConfig()
     local: LocalConfig | None = None

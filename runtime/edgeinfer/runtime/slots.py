@@ -9,7 +9,7 @@ from edgeinfer.runtime.handoff import RuntimeDb, UpdateRow
 from edgeinfer.runtime.store import InstalledPackage, Store
 from edgeinfer.runtime.verify import PackageRequest, ask
 
-__all__ = ["ACTIVE", "CANDIDATE", "CONFIGURED", "PREVIOUS", "Slots"]
+__all__ = ["ACTIVE", "CANDIDATE", "CONFIGURED", "PINNED", "PREVIOUS", "Slots"]
 
 logger = logging.getLogger(__name__)
 
@@ -17,17 +17,20 @@ ACTIVE = "active"
 CANDIDATE = "candidate"
 PREVIOUS = "previous"
 CONFIGURED = "configured"  # the package that the configuration named when it was last read
+PINNED = "pinned"  # a person at the device wants this one: what the console assigns is refused
 
 
 class Slots:
     """Used by the updater's thread and by the one that reads the configuration: `lock` is held by each of them
-    from its reading of slots to its writing of them."""
+    from its reading of slots to its writing of them. `changing` is held by whoever brings another version in, through
+    all of its checks: the updater for a tick, a person's command until its end. It is taken before `lock`."""
 
     def __init__(self, db: RuntimeDb, store: Store, *, release_keys: tuple[str, ...] = ()) -> None:
         self._db = db
         self._store = store
         self.release_keys = release_keys
         self.lock = threading.RLock()
+        self.changing = threading.Lock()
 
     def of(self, model: str) -> dict[str, str]:
         """Slot to digest, for one model."""

@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 class Gate(Protocol):
     """Called in the capturing thread, in the order of the configuration, until one of them says no."""
 
-    def __call__(self, frame: Frame) -> FrameState | None:
+    def __call__(self, frame: Frame, /) -> FrameState | None:
         """The state that the frame ends in without an inference; None lets it pass."""
         ...
 
@@ -39,7 +39,7 @@ class Seen(NamedTuple):
 class Observer(Protocol):
     """Called in the inference thread, after the result was appended."""
 
-    def __call__(self, seen: Seen) -> Iterable[Result]:
+    def __call__(self, seen: Seen, /) -> Iterable[Result]:
         """Results to append behind the frame's own; their `t_ns` and `frame` are those of the frame."""
         ...
 

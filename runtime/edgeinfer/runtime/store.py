@@ -12,10 +12,8 @@ A disk that is full or out of order is a StorageError; only what is wrong with a
 """
 
 import errno
-import hashlib
 import logging
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator
@@ -26,8 +24,17 @@ from typing import IO
 import msgspec
 
 from edgeinfer.runtime.errors import EdgeInferError, PackageError, StorageError
+from edgeinfer.runtime.hashing import random_hex, sha256
 from edgeinfer.runtime.manifest import Manifest
-from edgeinfer.runtime.package import MANIFEST, PackageFile, named_files, parse_labels, parse_manifest, sha256_file
+from edgeinfer.runtime.package import (
+    MANIFEST,
+    MAX_TOTAL_BYTES,
+    PackageFile,
+    named_files,
+    parse_labels,
+    parse_manifest,
+    sha256_file,
+)
 
 __all__ = ["InstalledPackage", "Store"]
 
@@ -49,6 +56,11 @@ class InstalledPackage(msgspec.Struct, frozen=True):
         if self.manifest.labels is None:
             return ()
         return parse_labels((self.folder / self.manifest.labels[0]).read_bytes())
+
+    @property
+    def arrays(self) -> Path | None:
+        """The file of what the postprocessing needs beside the outputs, if there is one."""
+        return self.folder / self.manifest.arrays[0] if self.manifest.arrays is not None else None
 
 
 class Store:
@@ -82,6 +94,35 @@ class Store:
             with suppress(OSError):
                 copy.unlink(missing_ok=True)
 
+    @contextmanager
+    def staged_file(self, source: IO[bytes]) -> Iterator[Path]:
+        """An open file of anybody's, copied to where only this user may write, and gone again afterwards.
+
+        Raises PackageError for what is too large for a package, StorageError where it cannot be copied now.
+        """
+        copy = self._staging / f"{random_hex(16)}.edgepkg"
+        try:
+            with _storing(self._staging):
+                self._staging.mkdir(mode=0o700, exist_ok=True)
+                self._staging.chmod(0o700)
+                with copy.open("xb") as target:
+                    _copy(source, target, MAX_TOTAL_BYTES)
+                    if source.read(1):
+                        raise PackageError(
+                            f"expected a package of at most {MAX_TOTAL_BYTES} bytes, found a larger file"
+                        )
+            yield copy
+        finally:
+            with suppress(OSError):
+                copy.unlink(missing_ok=True)
+
+    def manifest(self, digest: str) -> Manifest:
+        """What an installed package says of itself; its files are not looked at. Raises PackageError, StorageError."""
+        try:
+            return parse_manifest((self._packages / digest / MANIFEST).read_bytes())
+        except OSError as error:
+            raise _unreadable(f"package {digest[:16]} is not installed", error) from error
+
     def blob(self, sha256: str) -> Path:
         """Where the agent puts a blob that it has downloaded."""
         return self.incoming / f"{sha256}.edgepkg"
@@ -109,7 +150,7 @@ class Store:
             target = self._packages / package.digest
             if not self.holds(package.digest):
                 shutil.rmtree(target, ignore_errors=True)
-                temporary = self._packages / f".{package.digest[:16]}.{secrets.token_hex(4)}"
+                temporary = self._packages / f".{package.digest[:16]}.{random_hex(4)}"
                 try:
                     package.extract_to(temporary)
                     temporary.rename(target)
@@ -125,12 +166,12 @@ class Store:
             raw = (folder / MANIFEST).read_bytes()
         except OSError as error:
             raise _unreadable(f"package {digest[:16]} is not installed", error) from error
-        found = hashlib.sha256(raw).hexdigest()
+        found = sha256(raw).hexdigest()
         if found != digest:
             raise PackageError(f"{folder}: expected a manifest of digest {digest[:16]}, found {found[:16]}")
         manifest = parse_manifest(raw)
-        for name, sha256 in named_files(manifest).items():
-            self._check(folder / name, sha256)
+        for name, expected in named_files(manifest).items():
+            self._check(folder / name, expected)
         return InstalledPackage(folder, digest, manifest)
 
     def holds(self, digest: str) -> bool:
@@ -196,7 +237,7 @@ def _open_plain(path: Path, size: int) -> IO[bytes]:
 
 def _copy(source: IO[bytes], target: IO[bytes], size: int) -> str:
     """Copy `size` bytes at most; the sha256 of what was copied."""
-    digest = hashlib.sha256()
+    digest = sha256()
     while size > 0 and (block := source.read(min(_BLOCK, size))):
         digest.update(block)
         target.write(block)

@@ -4,7 +4,6 @@ A key file holds a raw 32-byte key in hex: `*.key` the private seed (mode 0600),
 A key id is the sha256 of the raw public key, in hex.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import SignatureError
+from edgeinfer.runtime.hashing import sha256
 from edgeinfer.runtime.manifest import Signature
 
 __all__ = ["Envelope", "SigningKey", "key_id", "open_envelope", "parse_public_key", "seal", "verify"]
@@ -74,7 +74,7 @@ class SigningKey:
 
 
 def key_id(public: bytes) -> str:
-    return hashlib.sha256(public).hexdigest()
+    return sha256(public).hexdigest()
 
 
 def parse_public_key(text: str) -> bytes:

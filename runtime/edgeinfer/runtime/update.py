@@ -13,7 +13,7 @@ import msgspec
 
 from edgeinfer.runtime.rows import UpdateRow
 
-__all__ = ["FINAL", "MAX_ATTEMPTS", "TRANSITIONS", "Event", "State", "advance", "resume", "state_diagram"]
+__all__ = ["CHECKING", "FINAL", "MAX_ATTEMPTS", "TRANSITIONS", "Event", "State", "advance", "resume", "state_diagram"]
 
 MAX_ATTEMPTS = 3
 
@@ -53,7 +53,7 @@ class Event(enum.StrEnum):
     ALREADY_ACTIVE = "already_active"
 
 
-_CHECKING = (
+CHECKING = (
     State.ASSIGNED,
     State.METADATA_OK,
     State.DOWNLOADING,
@@ -81,10 +81,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.ROLLING_BACK, Event.ROLLED_BACK): State.ROLLED_BACK,
     (State.COMMITTED, Event.REPORTED): State.REPORTED,
     (State.REPORTED, Event.REST): State.IDLE,
-    **{(state, Event.REFUSED): State.FAILED for state in _CHECKING},
+    **{(state, Event.REFUSED): State.FAILED for state in CHECKING},
     (State.ROLLING_BACK, Event.REFUSED): State.FAILED,  # there is no version left to go back to
     # A newer wish of the console replaces one that has not touched the running model yet.
-    **{(state, Event.ASSIGN): State.ASSIGNED for state in _CHECKING},
+    **{(state, Event.ASSIGN): State.ASSIGNED for state in CHECKING},
 }
 
 

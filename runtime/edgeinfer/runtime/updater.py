@@ -15,6 +15,7 @@ room, no file handle, a database that cannot be read) is tried again after a gro
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +29,9 @@ from edgeinfer.runtime.errors import EdgeInferError, GateError, RefusedError, St
 from edgeinfer.runtime.floor import VersionFloor
 from edgeinfer.runtime.handoff import Desired, RuntimeDb, SyncDb, UpdateRow
 from edgeinfer.runtime.settings import RuntimeConfig
-from edgeinfer.runtime.slots import ACTIVE, CANDIDATE, CONFIGURED, PREVIOUS, Slots
+from edgeinfer.runtime.slots import ACTIVE, CANDIDATE, CONFIGURED, PINNED, PREVIOUS, Slots
 from edgeinfer.runtime.store import Store
-from edgeinfer.runtime.update import FINAL, TRANSITIONS, Event, State, advance, resume
+from edgeinfer.runtime.update import CHECKING, FINAL, TRANSITIONS, Event, State, advance, resume
 from edgeinfer.runtime.verify import AssignmentRequest, GateRequest, PackageRequest, ask
 
 __all__ = ["TrialView", "Updater"]
@@ -53,6 +54,10 @@ class TrialView(Protocol):
     def has_swapped(self, model: str, digest: str) -> bool: ...
     def failures(self, model: str) -> int: ...
     def swap_ms(self, model: str) -> float: ...
+    def begin_shadow(self, model: str, digest: str) -> None: ...
+    def in_shadow(self, model: str, digest: str) -> bool: ...
+    def shadow_agreement(self, model: str) -> float | None: ...
+    def end_shadow(self, model: str) -> None: ...
 
 
 class _Retry:
@@ -103,12 +108,21 @@ class Updater:
         self._trial_began_s: float | None = None
         self._look_retry, self._step_retry = _Retry(), _Retry()
         self._floor = VersionFloor(Path(config.state_dir))
-        self._slots.prune()
+        with self._slots.changing:
+            self._slots.prune()
         self.row = db.update()
         self._save(self._resumed(self.row))
 
     def tick(self) -> None:
         """One step, if there is one to take. Never raises: what goes wrong is in the row or the log."""
+        if not self._slots.changing.acquire(blocking=False):
+            return  # a person at the device is bringing another version in
+        try:
+            self._tick()
+        finally:
+            self._slots.changing.release()
+
+    def _tick(self) -> None:
         # Apart: an agent's database that cannot be read must not keep a trial from being rolled back.
         self._attempt(self._look_retry, self._look_for_wish)
         self._attempt(self._step_retry, self._step_or_refuse)
@@ -180,6 +194,8 @@ class Updater:
         self._document = document
 
     def _assign(self, wish: AssignmentDocument, wanted: AssignedPackage) -> None:
+        if State(self.row.state) is State.SHADOW:
+            self._running.end_shadow(self.row.model)
         fresh = UpdateRow(
             state=self.row.state,
             desired_version=wish.version,
@@ -198,6 +214,7 @@ class Updater:
         self._step_retry.reset()
 
     def _step(self) -> None:
+        self._respect_pin()
         steps: dict[State, Callable[[], None]] = {
             State.ASSIGNED: self._check_assignment,
             State.METADATA_OK: self._ask_for_blob,
@@ -205,7 +222,7 @@ class Updater:
             State.DOWNLOADED: self._install,
             State.STAGED: lambda: self._advance(Event.GATE_BEGAN),
             State.GATE: self._pass_gate,
-            State.SHADOW: self._begin_trial,
+            State.SHADOW: self._watch_shadow,
             State.TRIAL: self._watch_trial,
             State.ROLLING_BACK: self._roll_back,
             State.COMMITTED: self._report,
@@ -214,6 +231,17 @@ class Updater:
         step = steps.get(State(self.row.state))
         if step is not None:
             step()
+
+    def _respect_pin(self) -> None:
+        """A person at the device has pinned the model: the console is told so, and has no say until it is unpinned.
+        A trial that has begun is finished: what it leads to is known by then."""
+        row = self.row
+        if State(row.state) not in CHECKING:
+            return
+        slots = self._slots.of(row.model)
+        if PINNED in slots and slots.get(ACTIVE) != row.digest:
+            self._running.end_shadow(row.model)
+            raise RefusedError("pinned at the device")
 
     def _check_assignment(self) -> None:
         row = self.row
@@ -260,11 +288,36 @@ class Updater:
     def _pass_gate(self) -> None:
         row = self.row
         request = GateRequest(
-            self.config.state_dir, row.digest, self._running.variant(row.model), self._running.threads(row.model)
+            self.config.state_dir,
+            row.digest,
+            self._running.variant(row.model),
+            self._running.threads(row.model),
+            max_latency_us=math.ceil(self.config.gate.max_latency_ms * 1000),
+            max_bytes=self.config.gate.max_memory_mb << 20,
         )
         answer = ask(request)
         logger.info("event=gate_passed model=%s version=%s answer=%s", row.model, row.version, answer.decode())
         self._advance(Event.GATE_PASSED)
+
+    def _watch_shadow(self) -> None:
+        """Where the configuration asks for it, the new version first runs beside the active one on the same frames."""
+        model, shadow = self.row.model, self.config.shadow
+        if not shadow.frames or not self._running.runs(model):
+            self._begin_trial()
+            return
+        if not self._running.in_shadow(model, self.row.digest):  # also after a reload, which makes pipelines anew
+            self._running.begin_shadow(model, self.row.digest)
+            return
+        agreement = self._running.shadow_agreement(model)
+        if agreement is None:
+            return
+        self._running.end_shadow(model)
+        if agreement < shadow.min_agreement:
+            raise RefusedError(
+                f"in shadow it agreed with the active version on {agreement:.1%} of the frames, "
+                f"expected {shadow.min_agreement:.1%}"
+            )
+        self._begin_trial()
 
     def _begin_trial(self) -> None:
         row = msgspec.structs.replace(self.row, attempts=self.row.attempts + 1)

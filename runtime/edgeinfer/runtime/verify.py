@@ -47,14 +47,18 @@ class GateRequest(msgspec.Struct, frozen=True, tag="gate"):
     digest: str
     variant: str
     threads: int
+    max_latency_us: int = 0
+    max_bytes: int = 0
 
 
 class GateAnswer(msgspec.Struct, frozen=True):
-    """What the gate measured: the worst distance from the golden outputs, and the median latency."""
+    """What the gate measured: the worst distance from the golden outputs, the median latency, and what the model adds
+    to the memory of a process, in bytes."""
 
     variant: str
     max_abs: float
     latency_us: int
+    bytes: int
 
 
 Request = AssignmentRequest | PackageRequest | GateRequest
@@ -124,7 +128,13 @@ def _gate(request: GateRequest) -> GateAnswer:
     from edgeinfer.runtime.store import Store
 
     package = Store(Path(request.state_dir)).open(request.digest)
-    return run_gate(package, variant=request.variant, threads=request.threads)
+    return run_gate(
+        package,
+        variant=request.variant,
+        threads=request.threads,
+        max_latency_us=request.max_latency_us,
+        max_bytes=request.max_bytes,
+    )
 
 
 if __name__ == "__main__":

@@ -84,10 +84,11 @@ class Documents:
         totals["complete"] = all(row["complete"] for row in devices)
         return {"devices": devices, "totals": totals}
 
-    def results(self, found: Iterable[StoredResult]) -> list[Document]:
-        return [self._result(result) for result in found]
+    def results(self, found: Iterable[StoredResult], *, max_items: int | None = None) -> list[Document]:
+        """With `max_items` no more items of each: an embedding has hundreds, and a page shows one."""
+        return [self._result(result, max_items) for result in found]
 
-    def newest_results(self, limit: int) -> list[Document]:
+    def newest_results(self, limit: int, *, max_items: int | None = None) -> list[Document]:
         """Of all devices, the newest first by when they were made."""
         found = [
             result
@@ -95,7 +96,7 @@ class Documents:
             for result in self._repository.results(device.name, limit=limit)
         ]
         found.sort(key=lambda result: result.t_ns, reverse=True)
-        return self.results(found[:limit])
+        return self.results(found[:limit], max_items=max_items)
 
     def series(self, *, minutes: int, device: str | None = None, now_s: float | None = None) -> Document:
         """Results a second and latencies over the last `minutes`, one series a pipeline, and over all of them."""
@@ -161,7 +162,7 @@ class Documents:
             "audit": audit,
         }
 
-    def _result(self, result: StoredResult) -> Document:
+    def _result(self, result: StoredResult, max_items: int | None) -> Document:
         return {
             "device": result.device,
             "pipeline": result.pipeline,
@@ -179,8 +180,9 @@ class Documents:
                     "score": item.score,
                     "box": item.box,
                 }
-                for item in result.items
+                for item in result.items[:max_items]
             ],
+            "item_count": len(result.items),
             "extra": result.extra,
         }
 

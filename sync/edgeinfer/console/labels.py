@@ -5,21 +5,20 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from edgeinfer.console.repository import Repository
-from edgeinfer.console.repository.base import Package
 from edgeinfer.runtime.results import Kind
 
 __all__ = ["Labels", "pipeline_digest"]
 
 _FRESH_S = 2.0
 _ANOMALY = ("normal", "anomaly")
-
-
-class _Naming(msgspec.Struct, frozen=True):
-    names: tuple[str, ...]
-    offset: int
+# What an item is where nobody has a name for it; a class, if nothing else.
+_WORDS: dict[int, str] = {
+    Kind.KEYPOINTS: "keypoint",
+    Kind.EMBEDDING: "dimension",
+    Kind.REGRESSION: "value",
+    Kind.RAW: "value",
+}
 
 
 class Labels:
@@ -28,20 +27,18 @@ class Labels:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._lock = threading.Lock()
-        self._by_device: dict[str, dict[str, _Naming]] = {}
+        self._by_device: dict[str, dict[str, tuple[str, ...]]] = {}
         self._read_s = 0.0
 
     def name(self, device: str, pipeline: str, *, kind: int, label: int) -> str:
-        """The label's name; `class 7` where nobody knows it."""
+        """The label's name; `class 7` or `keypoint 7` where nobody knows it."""
         if kind == Kind.ANOMALY:
             return _ANOMALY[1 if label else 0]
-        naming = self._namings(device).get(pipeline)
-        index = label + naming.offset if naming is not None else -1
-        if naming is not None and 0 <= index < len(naming.names):
-            return naming.names[index]
-        return f"class {label}"
+        # The device has added the package's label offset. The labels of an embedding's package are not its dimensions.
+        names = self._namings(device).get(pipeline, ()) if kind != Kind.EMBEDDING else ()
+        return names[label] if 0 <= label < len(names) else f"{_WORDS.get(kind, 'class')} {label}"
 
-    def _namings(self, device: str) -> dict[str, _Naming]:
+    def _namings(self, device: str) -> dict[str, tuple[str, ...]]:
         with self._lock:
             if time.monotonic() - self._read_s > _FRESH_S:
                 self._by_device.clear()
@@ -50,14 +47,14 @@ class Labels:
                 self._by_device[device] = self._read(device)
             return self._by_device[device]
 
-    def _read(self, device: str) -> dict[str, _Naming]:
+    def _read(self, device: str) -> dict[str, tuple[str, ...]]:
         known = self._repository.device(device)
         if known is None:
             return {}
         packages = {package.digest: package for package in self._repository.packages()}
         pipelines = known.reported.get("pipelines", {})
         return {
-            name: _naming(packages[digest])
+            name: packages[digest].labels
             for name in pipelines
             if (digest := pipeline_digest(known.reported, name)) in packages
         }
@@ -72,7 +69,3 @@ def pipeline_digest(reported: Mapping[str, Any], pipeline: str) -> str:
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _naming(package: Package) -> _Naming:
-    return _Naming(package.labels, package.label_offset)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edgeinfer.console.repository.base import Bucket, StoredResult
-from edgeinfer.runtime.results import Kind
+from edgeinfer.runtime.results import OF_A_FRAME
 
 __all__ = ["RESOLUTIONS_S", "bucket_results", "latency_class", "percentile_us", "points", "resolution_for", "totals"]
 
@@ -19,7 +19,6 @@ RESOLUTIONS_S = (1, 60)
 FINE_KEPT_S = 2 * 3600
 _CLASSES_A_DOUBLING = 8
 _POINTS = 180
-_MODEL_KINDS = frozenset({Kind.CLASSIFICATION, Kind.DETECTION, Kind.ANOMALY})
 
 
 def latency_class(latency_us: int) -> int:
@@ -41,7 +40,7 @@ def bucket_results(results: Iterable[StoredResult]) -> list[Bucket]:
     """Count results of models (not frame counts or events) into buckets of every resolution."""
     found: dict[tuple[str, str, int, int], Counter[int]] = {}
     for result in results:
-        if result.kind not in _MODEL_KINDS:
+        if result.kind not in OF_A_FRAME:
             continue
         second = result.t_ns // 1_000_000_000
         number = latency_class(result.latency_us)

@@ -26,6 +26,9 @@ class _Sleeper:
         time.sleep(self._seconds)
         return list(inputs)
 
+    def interrupt(self) -> bool:
+        return False
+
     def close(self) -> None:
         pass
 

@@ -11,7 +11,7 @@ import pytest
 from edgeinfer.runtime.errors import EdgeInferError, ModelError, SourceError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.manifest import ClassifyPost, TensorPre
-from edgeinfer.runtime.model import Inferred, LoadedModel, Prepared
+from edgeinfer.runtime.model import LoadedModel, Prepared, Ran
 from edgeinfer.runtime.pipeline import Pipeline
 from edgeinfer.runtime.results import Kind, Result
 from edgeinfer.runtime.settings import PipelineConfig
@@ -122,7 +122,7 @@ def test_recorded_input_is_inferred_whole_and_in_order(store: Store, tmp_path: P
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(count, FEATURES)).astype(np.float32)
     np.savez(path, x=rows)
-    expected = [int(np.argmax(model._engine.run([one[None]])[0])) for one in rows]
+    expected = [int(np.argmax(model.engines[0].run([one[None]])[0])) for one in rows]
     for _ in range(5):
         results = Results()
         made = pipeline(model, results, TensorsSource(path=str(path)))
@@ -170,17 +170,17 @@ def test_an_engine_that_fails_costs_its_frames_only(
     store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     model = load(store)
-    infer = model.infer
+    run = model.run
     calls = 0
 
-    def sometimes(prepared: Prepared) -> Inferred:
+    def sometimes(prepared: Prepared, engine: int = 0) -> Ran:
         nonlocal calls
         calls += 1
         if calls in {2, 3, 4}:
             raise error
-        return infer(prepared)
+        return run(prepared, engine)
 
-    monkeypatch.setattr(model, "infer", sometimes)
+    monkeypatch.setattr(model, "run", sometimes)
     failures: list[int] = []
     use(monkeypatch, Scripted(iter([row()] * 4 + [None])))
     results = Results()
@@ -197,13 +197,13 @@ def test_an_engine_that_fails_costs_its_frames_only(
 
 def test_of_a_live_source_the_latest_frame_wins(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(store)
-    infer, go_on = model.infer, threading.Event()
+    run, go_on = model.run, threading.Event()
 
-    def slow(prepared: Prepared) -> Inferred:
+    def slow(prepared: Prepared, engine: int = 0) -> Ran:
         go_on.wait(10)
-        return infer(prepared)
+        return run(prepared, engine)
 
-    monkeypatch.setattr(model, "infer", slow)
+    monkeypatch.setattr(model, "run", slow)
     use(monkeypatch, Scripted(iter([row()] * 100), live=True, pause_s=0.001))
     results = Results()
     made = pipeline(model, results)
@@ -236,13 +236,13 @@ def test_at_every_moment_no_more_than_the_queue_is_in_flight(store: Store, monke
 
 def test_a_stop_is_quick_and_counts_what_was_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(store)
-    infer = model.infer
+    run = model.run
 
-    def slow(prepared: Prepared) -> Inferred:
+    def slow(prepared: Prepared, engine: int = 0) -> Ran:
         threading.Event().wait(0.2)
-        return infer(prepared)
+        return run(prepared, engine)
 
-    monkeypatch.setattr(model, "infer", slow)
+    monkeypatch.setattr(model, "run", slow)
     use(monkeypatch, Scripted(iter([row()] * 100)))
     results = Results()
     made = pipeline(model, results)

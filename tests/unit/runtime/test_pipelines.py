@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeinfer.runtime.assembly import Surroundings
 from edgeinfer.runtime.errors import ConfigError, EdgeInferError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.pipelines import PipelineSet
-from edgeinfer.runtime.settings import PipelineConfig
+from edgeinfer.runtime.settings import PipelineConfig, RuntimeConfig
 from edgeinfer.runtime.slots import Slots
 from edgeinfer.runtime.sources.settings import TensorsSource
 from edgeinfer.runtime.store import Store
@@ -29,7 +30,8 @@ class Device:
         self.store = Store(folder / "state")
         self.db = RuntimeDb(folder / "state" / "runtime.db")
         self.slots = Slots(self.db, self.store)
-        self.pipelines = PipelineSet(store=self.store, slots=self.slots, append=lambda *_: None)
+        around = Surroundings(folder / "state", RuntimeConfig(device="d", state_dir=str(folder / "state")))
+        self.pipelines = PipelineSet(store=self.store, slots=self.slots, append=lambda *_: None, around=around)
         for name in ("m", "other"):
             linear_model(folder / f"{name}.onnx", features=FEATURES)
             for version in ("1.0.0", "2.0.0"):

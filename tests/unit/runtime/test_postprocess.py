@@ -44,6 +44,47 @@ class TestClassify:
         best = self.items(ClassifyPost(top_k=top_k), values)
         assert [item.score for item in best] == sorted(values, reverse=True)[:top_k]
 
+    @given(
+        st.lists(st.integers(-128, 127), min_size=1, max_size=30),
+        st.integers(1, 35),
+        st.sampled_from(["int8", "uint8", "int16", "int32", "float32"]),
+    )
+    def test_the_best_of_any_type_the_first_among_equals(self, levels: list[int], top_k: int, dtype: str) -> None:
+        """Also where the lowest level that there is counts among the best."""
+        shift = 128 if dtype == "uint8" else 0
+        output = np.array([[level + shift for level in levels]], dtype=dtype)
+        before = output.copy()
+        scale, zero_point = (0.5, 3) if dtype != "float32" else (None, None)
+        outputs = [spec(1, len(levels), dtype=dtype, scale=scale, zero_point=zero_point)]
+        found = compile_postprocess(ClassifyPost(top_k=top_k), model_input=PICTURE, outputs=outputs)(
+            NONE, [output], WHOLE
+        )
+        order = sorted(range(len(levels)), key=lambda place: (-levels[place], place))[:top_k]
+        real = [float(level + shift) if scale is None else (level + shift - 3) * 0.5 for level in levels]
+        assert found == tuple(Item(place, real[place]) for place in order)
+        assert (output == before).all()  # others look at it, too
+
+    @pytest.mark.parametrize(
+        ("values", "found"),
+        [
+            ([math.nan, 0.1, 0.4], [2, 1]),
+            ([0.1, math.inf, 0.4], [2, 0]),
+            ([0.5, -math.inf, math.nan], [0]),
+            ([math.nan, math.nan], []),
+            ([-math.inf], []),
+        ],
+    )
+    def test_scores_that_are_no_numbers_are_left_out(self, values: list[float], found: list[int]) -> None:
+        assert [item.label for item in self.items(ClassifyPost(top_k=3), values)] == found
+
+    @pytest.mark.parametrize("values", [[math.nan, 1.0], [math.inf, 1.0], [-math.inf, -math.inf]])
+    def test_logits_that_are_no_numbers_give_nothing(self, values: list[float]) -> None:
+        assert self.items(ClassifyPost(activation="softmax"), values) == ()
+
+    def test_a_logit_of_minus_infinity_is_no_chance(self) -> None:
+        items = self.items(ClassifyPost(activation="softmax"), [-math.inf, 0.0])
+        assert items == (Item(1, 1.0), Item(0, 0.0))
+
     def test_an_output_that_is_not_there_is_refused(self) -> None:
         with pytest.raises(ModelError, match="reads output 1"):
             compile_postprocess(ClassifyPost(output=1), model_input=PICTURE, outputs=[spec(1, 3)])
@@ -122,10 +163,10 @@ class TestAnomaly:
         assert self.items([1.0, 4.0], 1.9) == (Item(1, 2.0),)
         assert self.items([1.0, 4.0], 2.0) == (Item(0, 2.0),)
 
-    def test_what_is_no_number_is_an_anomaly(self) -> None:
-        (item,) = self.items([math.nan, 1.0], 1e9)
-        assert item.label == 1
-        assert math.isnan(item.score)
+    @pytest.mark.parametrize("made", [math.nan, math.inf, 1e30])
+    def test_what_is_no_number_is_the_largest_anomaly(self, made: float) -> None:
+        """A broken model must not be silent, and no such score may be sent."""
+        assert self.items([made, 1.0], 1e9) == (Item(1, float(np.finfo(np.float32).max)),)
 
     def test_the_model_s_own_score(self) -> None:
         run = compile_postprocess(AnomalyPost(0.5, "output"), model_input=PICTURE, outputs=[spec(1, 1)])

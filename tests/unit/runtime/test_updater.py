@@ -15,8 +15,10 @@ import pytest
 
 from edgeinfer.runtime.errors import BufferStorageError, GateError, ModelError
 from edgeinfer.runtime.handoff import Download, UpdateRow
+from edgeinfer.runtime.learn.settings import ShadowConfig
 from edgeinfer.runtime.manifest import SCHEMA_VERSION, ClassifyPost, Manifest, TensorPre, Variant
 from edgeinfer.runtime.package import encode_manifest, write_package
+from edgeinfer.runtime.settings import GateConfig
 from edgeinfer.runtime.trust import SigningKey
 from edgeinfer.runtime.update import MAX_ATTEMPTS
 from edgeinfer.runtime.verify import PackageRequest
@@ -217,6 +219,80 @@ def test_a_trial_that_cannot_begin_is_rolled_back(device: UpdateDevice) -> None:
     device.wish(device.package("2.0.0"), number=1)
     device.running.refuses = ModelError("out of memory")
     assert device.run_until("ROLLED_BACK").reason == "out of memory"
+    assert_old_one_runs(device)
+
+
+def in_shadow(device: UpdateDevice, *, min_agreement: float) -> UpdateRow:
+    """Walk an update until the new version runs in shadow, with the configuration asking for it."""
+    shadow = ShadowConfig(frames=10, min_agreement=min_agreement)
+    device.updater.config = device.config = msgspec.structs.replace(device.config, shadow=shadow)
+    device.running.agreement = None
+    device.wish(device.package("2.0.0"), number=1)
+    device.run_until("SHADOW")
+    for _ in range(20):
+        device.updater.tick()
+    assert device.updater.row.state == "SHADOW", "no frame has come yet"
+    assert device.running.digest == device.active(), "the active version goes on"
+    return device.updater.row
+
+
+def test_in_shadow_a_version_that_agrees_goes_on_to_its_trial(device: UpdateDevice) -> None:
+    row = in_shadow(device, min_agreement=0.9)
+    assert device.running.shadows == [row.digest], "begun once"
+    device.running.agreement = 0.95
+    assert device.run_until("COMMITTED", "FAILED").state == "COMMITTED"
+    assert not device.running.shadowed
+
+
+def test_in_shadow_a_version_that_disagrees_is_refused(device: UpdateDevice) -> None:
+    in_shadow(device, min_agreement=0.9)
+    device.running.agreement = 0.5
+    row = device.run_until("COMMITTED", "FAILED")
+    assert row.state == "FAILED"
+    assert "50.0%" in row.reason
+    assert "90.0%" in row.reason
+    assert_old_one_runs(device)
+    assert not device.running.shadowed
+
+
+def test_a_version_that_cannot_be_loaded_beside_the_active_one_is_refused(device: UpdateDevice) -> None:
+    device.running.shadow_refuses = ModelError("no memory for it")
+    shadow = ShadowConfig(frames=10)
+    device.updater.config = msgspec.structs.replace(device.config, shadow=shadow)
+    device.wish(device.package("2.0.0"), number=1)
+    assert "no memory for it" in device.run_until("FAILED").reason
+    assert_old_one_runs(device)
+
+
+def test_a_reload_makes_the_shadow_begin_again(device: UpdateDevice) -> None:
+    row = in_shadow(device, min_agreement=0.9)
+    device.running.shadowed = ""  # pipelines were made anew
+    device.updater.tick()
+    assert device.running.shadows == [row.digest] * 2
+
+
+def test_a_newer_wish_ends_the_shadow(device: UpdateDevice) -> None:
+    in_shadow(device, min_agreement=0.9)
+    device.running.agreement = 1.0
+    device.wish(device.package("3.0.0"), number=2)
+    assert device.run_until("COMMITTED").version == "3.0.0"
+    assert len(set(device.running.shadows)) == 2
+    assert not device.running.shadowed
+
+
+@pytest.mark.parametrize(
+    ("bounds", "part"),
+    [(GateConfig(max_latency_ms=0.0001), "takes"), (GateConfig(max_memory_mb=1), "bytes of memory")],
+    ids=["latency", "memory"],
+)
+def test_the_gate_holds_a_version_to_the_device_s_bounds(
+    device: UpdateDevice, monkeypatch: pytest.MonkeyPatch, bounds: GateConfig, part: str
+) -> None:
+    peaks = iter([0, 8 << 20])
+    monkeypatch.setattr("edgeinfer.runtime.gate._peak_bytes", lambda: next(peaks))
+    device.updater.config = msgspec.structs.replace(device.config, gate=bounds)
+    device.wish(device.package("2.0.0"), number=1)
+    assert part in device.run_until("FAILED").reason
     assert_old_one_runs(device)
 
 

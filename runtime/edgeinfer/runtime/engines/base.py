@@ -4,6 +4,7 @@ engine = load_engine("litert", Path("kws.tflite"), threads=1)
 outputs = engine.run([engine_input])
 """
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer.devices.distributions import installed_version
 from edgeinfer.runtime.errors import DependencyError, ModelError
 from edgeinfer.runtime.manifest import TensorSpec
 
@@ -21,6 +23,7 @@ __all__ = [
     "available_engines",
     "dequantize",
     "engine_versions",
+    "import_engine",
     "load_engine",
     "quantize_input",
 ]
@@ -29,6 +32,7 @@ Array = npt.NDArray[Any]
 
 _MODULES = {"onnx": ("onnxruntime",), "litert": ("ai_edge_litert", "tflite_runtime")}
 _PACKAGES = {"onnx": ("onnxruntime",), "litert": ("ai-edge-litert", "tflite-runtime")}
+_LIBRARIES = {"onnx": ("onnxruntime",), "litert": ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")}
 _EXTRAS = {"onnx": "onnx", "litert": "litert"}
 
 
@@ -49,25 +53,45 @@ class Engine(Protocol):
         have those of `outputs` and belong to the caller. Raises ModelError."""
         ...
 
+    def interrupt(self) -> bool:
+        """Ask the call that is under way in another thread to end soon: it then raises ModelError. False where this
+        engine cannot be asked."""
+        ...
+
     def close(self) -> None:
         """Give back the memory. Calling `run` afterwards is an error."""
         ...
 
 
-def load_engine(name: str, path: Path, *, threads: int = 1, spin: bool = False) -> Engine:
+def load_engine(name: str, path: Path, *, threads: int = 1, spin: bool = False, isolate: bool = False) -> Engine:
     """Load a model file. Raises ModelError for a file that the engine cannot run, DependencyError where
-    the engine is not installed. `threads` are intra-op threads; `spin` lets them busy-wait (ONNX Runtime)."""
+    the engine is not installed. `threads` are intra-op threads; `spin` lets them busy-wait (ONNX Runtime);
+    `isolate` gives the engine a process of its own."""
     if not path.is_file():
         raise ModelError(f"{path}: no such model file")
+    if name not in _MODULES:
+        raise DependencyError(f"expected an engine of {sorted(_MODULES)}, found {name!r}")
+    if isolate:
+        from edgeinfer.runtime.engines.isolated import IsolatedEngine
+
+        return IsolatedEngine(name, path, threads=threads, spin=spin)
     if name == "onnx":
         from edgeinfer.runtime.engines.onnx import OnnxEngine
 
         return OnnxEngine(path, threads=threads, spin=spin)
-    if name == "litert":
-        from edgeinfer.runtime.engines.litert import LiteRtEngine
+    from edgeinfer.runtime.engines.litert import LiteRtEngine
 
-        return LiteRtEngine(path, threads=threads)
-    raise DependencyError(f"expected an engine of {sorted(_MODULES)}, found {name!r}")
+    return LiteRtEngine(path, threads=threads)
+
+
+def import_engine(name: str) -> None:
+    """Load the engine's library, where it is installed: the memory that it takes is no model's."""
+    for module in _LIBRARIES.get(name, ()):
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            continue
+        return
 
 
 def available_engines() -> tuple[str, ...]:
@@ -77,16 +101,13 @@ def available_engines() -> tuple[str, ...]:
 
 
 def engine_versions() -> dict[str, str]:
-    """Name to version of the library of each engine that is installed here. Nothing is imported."""
-    from importlib.metadata import PackageNotFoundError, version
-
+    """Name to library and version of each engine that is installed here. Nothing is imported."""
     found: dict[str, str] = {}
     for name, packages in _PACKAGES.items():
         for package in packages:
-            try:
-                found.setdefault(name, f"{package} {version(package)}")
-            except PackageNotFoundError:
-                continue
+            version = installed_version(package)
+            if version:
+                found.setdefault(name, f"{package} {version}")
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeinfer.devices.distributions import installed_version
 from edgeinfer.runtime.engines.base import Array, missing_engine
 from edgeinfer.runtime.errors import ModelError
 from edgeinfer.runtime.manifest import TensorSpec
@@ -46,6 +47,10 @@ class LiteRtEngine:
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"LiteRT failed: {_first_line(error)}") from error
 
+    def interrupt(self) -> bool:
+        """Its interpreter can be cancelled from C++ only."""
+        return False
+
     def close(self) -> None:
         del self._interpreter
 
@@ -64,16 +69,10 @@ def _construct(path: Path, threads: int) -> tuple[Any, str]:
         except (RuntimeError, ValueError, SystemError) as error:
             failures.append(f"{package}: {_first_line(error)}")
             continue
-        return interpreter, f"{package} {_library_version(package)}"
+        return interpreter, f"{package} {installed_version(package)}"
     if failures:
         raise ModelError(f"{path}: LiteRT cannot load it: {'; '.join(failures)}")
     raise missing_engine("litert") from absent
-
-
-def _library_version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)
 
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:

@@ -51,15 +51,27 @@ class OnnxEngine:
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._input_names = [spec.name for spec in self.inputs]
         self._output_names = [spec.name for spec in self.outputs]
+        # The handle by which another thread ends a call. Passing one costs nothing.
+        self._new_options = ort.RunOptions
+        self._options = ort.RunOptions()
+        self._interrupted = False
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
+        if self._interrupted:  # the last call, maybe just when it was done
+            self._options, self._interrupted = self._new_options(), False
         try:
             outputs: list[Array] = self._session.run(
-                self._output_names, dict(zip(self._input_names, inputs, strict=True))
+                self._output_names, dict(zip(self._input_names, inputs, strict=True)), self._options
             )
         except Exception as error:  # as above
             raise ModelError(f"ONNX Runtime failed: {_first_line(error)}") from error
         return outputs
+
+    def interrupt(self) -> bool:
+        """ONNX Runtime looks at the flag between two nodes, so that it ends a loop, not a node that never ends."""
+        self._interrupted = True
+        self._options.terminate = True
+        return True
 
     def close(self) -> None:
         del self._session

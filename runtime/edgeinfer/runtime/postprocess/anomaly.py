@@ -9,10 +9,11 @@ import numpy.typing as npt
 from edgeinfer.runtime.engines.base import dequantize
 from edgeinfer.runtime.errors import ModelError
 from edgeinfer.runtime.manifest import AnomalyPost, TensorSpec
+from edgeinfer.runtime.postprocess.outputs import LARGEST
 from edgeinfer.runtime.preprocess import Region, concrete_shape
 from edgeinfer.runtime.results import Item
 
-__all__ = ["Anomaly"]
+__all__ = ["Anomaly", "verdict"]
 
 Array = npt.NDArray[Any]
 
@@ -31,10 +32,18 @@ class Anomaly:
 
     def __call__(self, model_input: Array, outputs: Sequence[Array], region: Region) -> tuple[Item, ...]:
         made = dequantize(outputs[0], self._output).reshape(-1)
-        if self._mse:
-            difference = dequantize(model_input, self._input).reshape(-1) - made
-            score = float(np.dot(difference, difference)) / difference.size
-        else:
-            score = float(made[0])
-        # Written so that NaN, which no sound input gives, is an anomaly.
-        return (Item(int(not score <= self._threshold), score),)
+        if not self._mse:
+            return verdict(float(made[0]), self._threshold) if made.size else ()
+        with np.errstate(all="ignore"):
+            given = dequantize(model_input, self._input).reshape(-1)
+            if made.size != given.size or not made.size:
+                raise ModelError(f"expected a reconstruction of {given.size} values, found {made.size}")
+            difference = given - made
+            return verdict(float(np.dot(difference, difference)) / difference.size, self._threshold)
+
+
+def verdict(score: float, threshold: float) -> tuple[Item, ...]:
+    """A score that is no number, which no sound input gives, is an anomaly with the largest score there is."""
+    if not -LARGEST <= score <= LARGEST:
+        return (Item(1, LARGEST),)
+    return (Item(int(score > threshold), score),)

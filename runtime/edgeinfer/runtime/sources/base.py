@@ -6,17 +6,20 @@ from typing import Protocol
 from edgeinfer.runtime.errors import ConfigError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.sources.settings import (
+    AudioSource,
     CameraSource,
     CsvSource,
-    HostSource,
     ImagesSource,
+    JoinedSource,
+    SeriesSection,
     SourceConfig,
     StdinSource,
     TensorsSource,
     VideoSource,
+    WatchedSource,
 )
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "is_live", "is_recorded", "open_source"]
 
 
 class Source(Protocol):
@@ -45,17 +48,25 @@ def open_source(config: SourceConfig, stop: threading.Event) -> Source:
 
             return VideoFile(config, stop)
         case CameraSource():
-            from edgeinfer.runtime.sources.camera import Camera
+            from edgeinfer.runtime.sources.camera import open_camera
 
-            return Camera(config)
-        case CsvSource() | StdinSource():
+            return open_camera(config, stop)
+        case WatchedSource():
+            from edgeinfer.runtime.sources.watched import WatchedFolder
+
+            return WatchedFolder(config, stop)
+        case SeriesSection():
             from edgeinfer.runtime.sources.sensor import open_series
 
             return open_series(config, stop)
-        case HostSource():
-            from edgeinfer.runtime.sources.host import Host
+        case AudioSource(path=""):
+            from edgeinfer.runtime.sources.microphone import Microphone
 
-            return Host(config, stop)
+            return Microphone(config, stop)
+        case AudioSource():
+            from edgeinfer.runtime.sources.audio import WavSource
+
+            return WavSource(config, stop)
         case TensorsSource():
             from edgeinfer.runtime.sources.tensors import Tensors
 
@@ -68,5 +79,26 @@ def is_live(config: SourceConfig) -> bool:
     match config:
         case VideoSource() | ImagesSource() | CsvSource() | StdinSource() | TensorsSource():
             return False
+        case JoinedSource():
+            return any(map(is_live, config.inputs))
+        case AudioSource(path=path):
+            return not path
         case _:
             return True
+
+
+def is_recorded(config: SourceConfig) -> bool:
+    """Whether every frame is there already and waits: several may be inferred at once."""
+    match config:
+        case VideoSource():
+            return not config.paced
+        case AudioSource(path=path):
+            return bool(path) and not config.paced
+        case CsvSource():
+            return config.interval_s == 0
+        case JoinedSource():
+            return all(map(is_recorded, config.inputs))
+        case ImagesSource() | TensorsSource():
+            return True
+        case _:
+            return False

@@ -1,56 +1,40 @@
-"""A camera: V4L2 by number or path, or a network camera by URL, through OpenCV."""
+"""Cameras: V4L2 by number or path, network cameras by URL. Which of the two it is, and what both share."""
 
+import threading
 import time
+from typing import Any
 
-from edgeinfer.runtime.errors import SourceError
+import numpy.typing as npt
+
 from edgeinfer.runtime.frame import Frame
-from edgeinfer.runtime.sources.pictures import opencv
+from edgeinfer.runtime.sources.base import Source
 from edgeinfer.runtime.sources.settings import CameraSource
 
-__all__ = ["Camera"]
+__all__ = ["frame_taken", "open_camera", "shown"]
 
 
-class Camera:
-    """Raises SourceError where there is no camera, and when it stops giving frames: the caller opens a new
-    one after a wait."""
+def open_camera(config: CameraSource, stop: threading.Event) -> Source:
+    """Raises SourceError where there is no camera; so does its `read` when it stops giving frames, and the caller
+    opens a new one after a wait."""
+    if "://" in str(config.device):
+        from edgeinfer.runtime.sources.camera_network import NetworkCamera
 
-    live = True
+        return NetworkCamera(config, stop)
+    from edgeinfer.runtime.sources.camera_v4l2 import V4l2Camera
 
-    def __init__(self, config: CameraSource) -> None:
-        self._cv2 = cv2 = opencv()
-        self._name = str(config.device)
-        silent_ms = int(config.timeout_s * 1000)
-        if "://" in self._name:
-            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, silent_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, silent_ms]
-            self._capture = cv2.VideoCapture(self._name, cv2.CAP_FFMPEG, limits)
-        else:
-            device = int(self._name) if self._name.isdigit() else self._name
-            self._capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
-        if not self._capture.isOpened():
-            raise SourceError(f"camera {_without_password(self._name)}: cannot be opened", hint="is it connected?")
-        for setting, value in (
-            (cv2.CAP_PROP_FRAME_WIDTH, config.width),
-            (cv2.CAP_PROP_FRAME_HEIGHT, config.height),
-            (cv2.CAP_PROP_FPS, config.fps),
-        ):
-            if value:
-                self._capture.set(setting, value)
-        self._index = 0
-
-    def read(self) -> Frame | None:
-        ok, picture = self._capture.read()
-        if not ok or picture is None:
-            raise SourceError(f"camera {_without_password(self._name)}: gave no frame")
-        frame = Frame(picture, time.time_ns(), time.monotonic_ns(), self._index)
-        self._index += 1
-        return frame
-
-    def close(self) -> None:
-        self._capture.release()
+    return V4l2Camera(config, stop)
 
 
-def _without_password(name: str) -> str:
-    """rtsp://user:password@host/path without what stands before the @."""
+def shown(name: str) -> str:
+    """A camera's name as it may be shown: without user, password and query, in which some cameras want them."""
     scheme, separator, rest = name.partition("://")
+    if not separator:
+        return name
     credentials, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}***@{host}" if at and credentials else name
+    address, question, _ = (host if at and credentials else rest).partition("?")
+    return f"{scheme}://{'***@' if at and credentials else ''}{address}{'?***' if question else ''}"
+
+
+def frame_taken(picture: npt.NDArray[Any], *, taken_ns: int, now_ns: int, index: int) -> Frame:
+    """A frame that was taken at `taken_ns` of the monotonic clock, which now says `now_ns`."""
+    return Frame(picture, time.time_ns() - (now_ns - taken_ns), taken_ns, index)

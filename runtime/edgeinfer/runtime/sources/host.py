@@ -1,4 +1,4 @@
-"""The machine's own vitals through psutil, as sliding windows."""
+"""The machine's own vitals through psutil."""
 
 import threading
 import time
@@ -7,58 +7,38 @@ from collections.abc import Callable
 import psutil
 
 from edgeinfer.runtime.errors import SourceError
-from edgeinfer.runtime.frame import Frame
-from edgeinfer.runtime.sources.sensor import Windows
-from edgeinfer.runtime.sources.settings import HostSource
+from edgeinfer.runtime.sources.arrivals import Arrivals, sampled, wait_until_due
+from edgeinfer.runtime.sources.sensor_settings import HostSource
 
-__all__ = ["CHANNELS", "Host"]
+__all__ = ["CHANNELS", "host_arrivals"]
 
 # In the order that a window has them where the configuration names no columns.
 CHANNELS = ("cpu_percent", "memory_percent", "disk_percent", "net_kib_s", "temperature_c")
 _KIB = 1024
 
 
-class Host:
-    """Samples every `interval_s` seconds on the monotonic clock. A machine without a temperature sensor
-    gives 0 there."""
+def host_arrivals(config: HostSource, stop: threading.Event) -> Arrivals:
+    """A machine without a temperature sensor gives 0 there. Raises SourceError for a disk that is not there."""
+    net = NetworkRate()
+    readers: dict[str, Callable[[], float]] = {
+        "cpu_percent": lambda: float(psutil.cpu_percent(None)),
+        "memory_percent": lambda: float(psutil.virtual_memory().percent),
+        "disk_percent": lambda: float(psutil.disk_usage(config.disk).percent),
+        "net_kib_s": net.read,
+        "temperature_c": temperature_c,
+    }
+    used = [readers[name] for name in config.columns or CHANNELS]
 
-    live = True
-
-    def __init__(self, config: HostSource, stop: threading.Event) -> None:
-        self._config = config
-        self._stop = stop
-        self._windows = Windows(config.window, config.stride)
-        self._net = NetworkRate()
-        readers: dict[str, Callable[[], float]] = {
-            "cpu_percent": lambda: float(psutil.cpu_percent(None)),
-            "memory_percent": lambda: float(psutil.virtual_memory().percent),
-            "disk_percent": lambda: float(psutil.disk_usage(config.disk).percent),
-            "net_kib_s": self._net.read,
-            "temperature_c": temperature_c,
-        }
-        self._readers = [readers[name] for name in config.columns or CHANNELS]
-        psutil.cpu_percent(None)  # the first call only sets the reference point
-        self._due_s = time.monotonic() + config.interval_s
-        self._index = 0
-
-    def read(self) -> Frame | None:
-        while not self._stop.wait(max(0.0, self._due_s - time.monotonic())):
-            self._due_s = max(self._due_s, time.monotonic() - self._config.interval_s) + self._config.interval_s
-            window = self._windows.add(self._sample())
-            if window is not None:
-                frame = Frame(window, time.time_ns(), time.monotonic_ns(), self._index)
-                self._index += 1
-                return frame
-        return None
-
-    def close(self) -> None:
-        self._readers = []
-
-    def _sample(self) -> list[float]:
+    def sample() -> list[float]:
         try:
-            return [reader() for reader in self._readers]
+            return [reader() for reader in used]
         except (OSError, psutil.Error) as error:
             raise SourceError(f"the host's vitals cannot be read: {error}") from error
+
+    psutil.cpu_percent(None)  # the first call only sets the reference point
+    for _ in wait_until_due(time.monotonic() + config.interval_s, stop):
+        yield None
+    yield from sampled(sample, config.interval_s, stop)
 
 
 class NetworkRate:

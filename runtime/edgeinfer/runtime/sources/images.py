@@ -4,18 +4,14 @@ import logging
 import time
 from pathlib import Path
 
-import numpy as np
-
 from edgeinfer.runtime.errors import SourceError
 from edgeinfer.runtime.frame import Frame
-from edgeinfer.runtime.sources.pictures import opencv
+from edgeinfer.runtime.sources.pictures import ENDINGS, NO_PICTURE, opencv, read_picture
 from edgeinfer.runtime.sources.settings import ImagesSource
 
 __all__ = ["ImageFolder"]
 
 logger = logging.getLogger(__name__)
-
-_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
 
 class ImageFolder:
@@ -25,15 +21,18 @@ class ImageFolder:
     live = False
 
     def __init__(self, config: ImagesSource) -> None:
-        self._cv2 = opencv()
+        opencv()
         self._repeat = config.repeat
         folder = Path(config.path)
-        if not folder.is_dir():
-            raise SourceError(f"{folder}: expected a folder of pictures, found none")
-        self._paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
-        if not self._paths:
-            raise SourceError(f"{folder}: expected pictures ({' '.join(sorted(_ENDINGS))}), found none")
+        try:
+            found = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
+        except OSError as error:
+            raise SourceError(f"{folder}: expected a folder of pictures, found none: {error.strerror}") from error
+        if not found:
+            raise SourceError(f"{folder}: expected pictures ({' '.join(sorted(ENDINGS))}), found none")
+        self._paths = found
         self._next = 0
+        self._index = 0
 
     def read(self) -> Frame | None:
         if self._next == len(self._paths) and self._repeat:
@@ -41,14 +40,16 @@ class ImageFolder:
         if self._next == len(self._paths):
             return None
         path = self._paths[self._next]
-        index = self._next
         self._next += 1
         t_ns, mono_ns = time.time_ns(), time.monotonic_ns()
-        picture = self._cv2.imread(str(path), self._cv2.IMREAD_COLOR)
-        if picture is None:
-            logger.warning("event=picture_unreadable path=%s", path)
-            picture = np.empty((0, 0, 3), dtype=np.uint8)
-        return Frame(picture, t_ns, mono_ns, index)
+        try:
+            picture = read_picture(path)
+        except OSError:  # it has vanished, or may not be read
+            picture = NO_PICTURE
+        if not picture.size:
+            logger.warning("event=picture_unreadable path=%r", str(path))
+        self._index += 1
+        return Frame(picture, t_ns, mono_ns, self._index - 1)
 
     def close(self) -> None:
         self._paths = []

@@ -5,22 +5,42 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgeinfer.runtime.config import Section
+from edgeinfer.runtime.sources.audio_settings import AudioSource
+from edgeinfer.runtime.sources.sensor_settings import (
+    CsvSource,
+    HostSource,
+    I2cSource,
+    IioSource,
+    JoinedSource,
+    ModbusSource,
+    SensorSource,
+    SerialSource,
+    SeriesSection,
+    StdinSource,
+    TopicSource,
+)
 
 __all__ = [
+    "AudioSource",
     "CameraSource",
     "CsvSource",
     "HostSource",
+    "I2cSource",
+    "IioSource",
     "ImagesSource",
+    "JoinedSource",
+    "ModbusSource",
+    "PipelineSource",
+    "SensorSource",
+    "SerialSource",
+    "SeriesSection",
     "SourceConfig",
     "StdinSource",
     "TensorsSource",
+    "TopicSource",
     "VideoSource",
+    "WatchedSource",
 ]
-
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-PositiveReal = Annotated[float, msgspec.Meta(gt=0.0)]
-HostChannel = Literal["cpu_percent", "memory_percent", "disk_percent", "net_kib_s", "temperature_c"]
-Character = Annotated[str, msgspec.Meta(min_length=1, max_length=1)]
 
 
 class ImagesSource(Section, frozen=True, tag="images", tag_field="kind"):
@@ -33,65 +53,75 @@ class ImagesSource(Section, frozen=True, tag="images", tag_field="kind"):
 class VideoSource(Section, frozen=True, tag="video", tag_field="kind"):
     """A video file. `paced` plays it at its own frame rate as a live source; `repeat` starts again.
 
-    `decode_threads`: one decodes a small picture as fast as several, for less CPU, and leaves the other cores
-    to the engine; large pictures may be worth more.
+    `decode_threads`: 0 takes one a million pixels, as far as there are cores: one decodes a small picture as fast as
+    several, for less CPU, and leaves the other cores to the engine. `frozen_after_s` is that of a camera, for paced
+    files; it is off unless asked for, because stillness may be what was recorded.
     """
 
     path: str
-    decode_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    decode_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     paced: bool = False
     repeat: bool = False
+    frozen_after_s: Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)] = 0.0
 
 
 class CameraSource(Section, frozen=True, tag="camera", tag_field="kind"):
     """A V4L2 camera (`device` as a path or number) or a network camera (an rtsp:// or http:// URL).
 
-    Zeros leave the camera's own choice. `timeout_s` is how long a network camera may be silent before it
-    is opened again.
+    Zeros and an empty `fourcc` (MJPG, YUYV ...) leave the camera's own choice; `width`, `height`, `fps`, `fourcc` and
+    `buffer` are for V4L2, `transport` for RTSP. `timeout_s` is how long a camera may be silent before it is opened
+    again. `buffer`: pictures that the driver may hold; two, because with one most drivers cannot expose the next
+    picture while this one is read. `decode_threads`: each beyond the first delays the picture by one frame.
+    `frozen_after_s`: a picture that has been identical to the last bit for so long is reported as stale; 0 is never.
+    A minute, because a still scene may come without a change from one key frame to the next, and encoders that save
+    stretch those to 40 s; the noise of a sensor that works never comes twice.
     """
 
     device: str | int = 0
-    width: int = 0
-    height: int = 0
-    fps: float = 0.0
-    timeout_s: PositiveReal = 5.0
+    width: Annotated[int, msgspec.Meta(ge=0, le=65_536)] = 0
+    height: Annotated[int, msgspec.Meta(ge=0, le=65_536)] = 0
+    fps: Annotated[float, msgspec.Meta(ge=0.0, le=10_000.0)] = 0.0
+    fourcc: Annotated[str, msgspec.Meta(pattern=r"^([ -~]{4})?\Z")] = ""
+    buffer: Annotated[int, msgspec.Meta(ge=1, le=10)] = 2
+    transport: Literal["tcp", "udp"] = "tcp"
+    timeout_s: Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)] = 5.0
+    decode_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    frozen_after_s: Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)] = 60.0
+
+    def __repr__(self) -> str:
+        return "CameraSource(...)"  # the device may be a URL with a password
 
 
-class CsvSource(Section, frozen=True, tag="csv", tag_field="kind"):
-    """Rows of a CSV file with a header, cut into windows of `window` rows, one every `stride` rows.
+class WatchedSource(Section, frozen=True, tag="watched", tag_field="kind"):
+    """A folder in which pictures appear: each is inferred once, in the order of their time of change.
 
-    `columns` names the channels in order; empty: every column that is a number in the first row, except
-    `time_column`. An empty or unreadable cell repeats the channel's last value. `interval_s` above 0 plays
-    the rows at that pace as a live source.
+    A file is taken once it has not changed for `quiet_s`; 0, where files are renamed into place, takes it at the first
+    look. `after`: `keep` leaves it and remembers it in `done_list` (empty: a hidden file in the folder), so that it is
+    not read again after a restart; `delete` removes it; `move` puts it into the sub-folder `done`.
     """
 
     path: str
-    window: Positive
-    stride: Positive = 1
-    columns: tuple[str, ...] = ()
-    time_column: str = ""
-    delimiter: Character = ","
-    interval_s: Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)] = 0.0
+    after: Literal["keep", "delete", "move"] = "keep"
+    done_list: str = ""
+    poll_s: Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)] = 0.5
+    quiet_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)] = 1.0
 
 
-class StdinSource(Section, frozen=True, tag="stdin", tag_field="kind"):
-    """The same from standard input, as it comes: CSV with a header, or a JSON object a line."""
+class PipelineSource(Section, frozen=True, tag="pipeline", tag_field="kind"):
+    """What another pipeline of this device has found: a cascade.
 
-    window: Positive
-    stride: Positive = 1
-    columns: tuple[str, ...] = ()
-    format: Literal["csv", "jsonl"] = "csv"
-    delimiter: Character = ","
+    `input`: `crops` (what lies in each box, widened by `margin` of its size), `frame` (the other pipeline's frame), or
+    `output` (the tensor number `output` that its model gave). Only items of `labels` (names or numbers; empty: all)
+    with at least `min_score` go on; of a segmentation the score is the share of the picture.
+    """
 
-
-class HostSource(Section, frozen=True, tag="host", tag_field="kind"):
-    """The machine's own vitals, sampled every `interval_s`: see `edgeinfer.runtime.sources.host.CHANNELS`."""
-
-    window: Positive = 16
-    stride: Positive = 1
-    interval_s: PositiveReal = 1.0
-    columns: tuple[HostChannel, ...] = ()
-    disk: str = "/"
+    of: str
+    input: Literal["crops", "frame", "output"] = "crops"
+    labels: tuple[str, ...] = ()
+    min_score: float = 0.0
+    margin: Annotated[float, msgspec.Meta(ge=0.0, le=10.0)] = 0.0
+    max_crops: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 16
+    output: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
 
 
 class TensorsSource(Section, frozen=True, tag="tensors", tag_field="kind"):
@@ -102,4 +132,13 @@ class TensorsSource(Section, frozen=True, tag="tensors", tag_field="kind"):
     repeat: bool = False
 
 
-SourceConfig = ImagesSource | VideoSource | CameraSource | CsvSource | StdinSource | HostSource | TensorsSource
+SourceConfig = (
+    PipelineSource
+    | ImagesSource
+    | VideoSource
+    | CameraSource
+    | WatchedSource
+    | TensorsSource
+    | AudioSource
+    | SensorSource
+)

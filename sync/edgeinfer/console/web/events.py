@@ -103,7 +103,7 @@ class EventHub:
         events = []
         if happened.counts:
             counts = [{"device": d, "pipeline": p, "n": n} for (d, p), n in happened.counts.items()]
-            results = self._documents.results(happened.results)
+            results = self._documents.results(happened.results, max_items=1)
             events.append(_event("results", {"results": results, "counts": counts}))
         if happened.devices:
             events.append(_event("devices", {"devices": sorted(happened.devices)}))

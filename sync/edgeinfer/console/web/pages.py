@@ -19,14 +19,14 @@ from starlette.templating import Jinja2Templates
 from edgeinfer.console.web import filters
 from edgeinfer.console.web.guard import COOKIE, cookie_value
 from edgeinfer.console.web.site import Site, number
-from edgeinfer.runtime.results import Kind
+from edgeinfer.runtime.results import OF_A_FRAME, Kind
 
 __all__ = ["Pages", "page_routes"]
 
 _HERE = Path(__file__).parent
 _LIVE_ROWS = 30
 _MAX_FORM_BYTES = 4096
-_RESULT_KINDS = frozenset({Kind.CLASSIFICATION, Kind.DETECTION, Kind.ANOMALY, Kind.EVENT})
+_RESULT_KINDS = OF_A_FRAME | {Kind.EVENT}
 
 
 def page_routes(pages: "Pages") -> list[Route | Mount]:
@@ -58,7 +58,9 @@ class Pages:
 
     def fleet(self, request: Request) -> Response:
         recent = self._site.feed.recent(_LIVE_ROWS)
-        results = self._documents.results(recent) or self._documents.newest_results(_LIVE_ROWS)
+        results = self._documents.results(recent, max_items=1) or self._documents.newest_results(
+            _LIVE_ROWS, max_items=1
+        )
         return self._page(
             request,
             "fleet.html",
@@ -73,7 +75,7 @@ class Pages:
         document = self._documents.device(name)
         if document is None:
             return self.not_found(request, "There is no such device.")
-        results = self._documents.results(self._site.repository.results(name, limit=_LIVE_ROWS))
+        results = self._documents.results(self._site.repository.results(name, limit=_LIVE_ROWS), max_items=1)
         return self._page(request, "device.html", device=document, results=_shown(results))
 
     def packages(self, request: Request) -> Response:

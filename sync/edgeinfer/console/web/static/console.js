@@ -92,7 +92,9 @@ function refreshAll() {
 
 // -- live results ---------------------------------------------------------------------------------------------
 
-const SHOWN = ["classification", "detection", "anomaly", "event"];
+const SHOWN = [
+  "classification", "detection", "anomaly", "keypoints", "segmentation", "embedding", "regression", "raw", "event",
+];
 
 function showResults(results) {
   const list = document.getElementById("results");
@@ -109,11 +111,11 @@ function showResults(results) {
 function resultRow(result, withDevice) {
   const row = element("li", `result new${result.kind === "event" ? " event" : ""}`);
   row.dataset.key = `${result.device}/${result.epoch}/${result.seq}`;
-  const [first, ...more] = result.items;
+  const [first] = result.items, more = result.item_count - 1;
   const what = element("span", "what"), name = element("b", first || result.extra ? "" : "none");
   name.textContent = first ? first.name : result.extra ? Object.entries(result.extra).map((e) => e.join(" ")).join(", ") : "nothing found";
   what.append(name);
-  if (more.length && result.kind === "detection") what.append(" ", element("small", "", `+${more.length}`));
+  if (more > 0 && result.kind !== "classification") what.append(" ", element("small", "", `+${more}`));
   const time = element("time", "", format.ago(result.t_s));
   time.dataset.s = result.t_s;
   const cost = element("span", "cost", `${format.latency(result.latency_us)} · `);

@@ -1,0 +1,49 @@
+"""SHA-256 and random names without OpenSSL: its library would take 3.5 MB for as long as the daemon lives.
+
+CPython carries an implementation of its own, for builds without OpenSSL; `hashlib` itself falls back to it. Where that
+module has another name, `hashlib` is used.
+"""
+
+import importlib
+import os
+from pathlib import Path
+from typing import IO, Protocol
+
+__all__ = ["Hash", "random_hex", "sha256", "sha256_stream"]
+
+_BLOCK = 1 << 20
+_OWN_MODULES = ("_sha256", "_sha2")  # CPython 3.11; 3.12 and later
+
+
+class Hash(Protocol):
+    def update(self, data: bytes | memoryview, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+def sha256(data: bytes = b"") -> Hash:
+    """A running SHA-256 (FIPS 180-4)."""
+    for name in _OWN_MODULES:
+        try:
+            made: Hash = importlib.import_module(name).sha256(data)
+        except (ImportError, AttributeError):
+            continue
+        return made
+    import hashlib
+
+    return hashlib.sha256(data)
+
+
+def sha256_stream(source: IO[bytes] | Path) -> str:
+    """The hash of all that is left in an open file, or of the file at a path, in hex. Raises OSError."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return sha256_stream(file)
+    digest = sha256()
+    while block := source.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def random_hex(count: int) -> str:
+    """`count` random bytes of the system, in hex: for names that nobody else has chosen."""
+    return os.urandom(count).hex()

@@ -1,0 +1,101 @@
+"""The models that are loaded on this device: pipelines with the same model share one copy, within a memory budget.
+
+    pool = ModelPool(config.models)
+    engine = pool.share("onnx", path, threads=1, config=pipeline.engine)    # the same object for the same file
+    engine.run([x])                                                         # from any thread; loads it where needed
+    for incident in pool.tend(time.monotonic()): ...                        # ten times a second, from one thread
+
+An engine lives as long as somebody holds it.
+"""
+
+import threading
+from collections import deque
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from edgeinfer.runtime.engine_settings import EngineConfig, ModelsConfig
+from edgeinfer.runtime.incidents import EngineIncident
+from edgeinfer.runtime.shared_engine import SharedEngine
+
+__all__ = ["EngineIncident", "ModelPool", "SharedEngine"]
+
+_MAX_INCIDENTS = 1000
+_NO_BUDGET = ModelsConfig()
+_ANY_ENGINE = EngineConfig()
+
+# Engine, file, threads, whether it was asked for in a process of its own, and which of several copies.
+Key = tuple[str, Path, int, bool, int]
+
+
+class ModelPool:
+    """One per daemon. Every method may be called from any thread."""
+
+    def __init__(self, models: ModelsConfig = _NO_BUDGET) -> None:
+        self._budget_bytes = models.budget_mb << 20
+        self._lock = threading.Lock()
+        self._engines: WeakValueDictionary[Key, SharedEngine] = WeakValueDictionary()
+        self._quarantined: set[tuple[str, Path, int, bool]] = set()  # no copy of it is trusted
+        self._incidents: deque[EngineIncident] = deque(maxlen=_MAX_INCIDENTS)
+
+    def share(
+        self,
+        variant_engine: str,
+        path: Path,
+        *,
+        threads: int = 1,
+        config: EngineConfig = _ANY_ENGINE,
+        replica: int = 0,
+    ) -> SharedEngine:
+        """The engine for this file, loaded now where nobody has it yet. Who infers several frames at once asks for
+        as many replicas, numbered from 0. A model that has hung once is isolated from then on. Raises ModelError,
+        DependencyError."""
+        key = (variant_engine, path, threads, config.isolate, replica)
+        with self._lock:
+            shared = self._engines.get(key)
+            if shared is None:
+                shared = SharedEngine(
+                    variant_engine,
+                    path,
+                    threads=threads,
+                    isolate=config.isolate or key[:-1] in self._quarantined,
+                    note=self._incidents.append,
+                    make_room=self._make_room,
+                )
+                self._engines[key] = shared
+        shared.configure(config)
+        shared.load()
+        return shared
+
+    def tend(self, now_s: float) -> list[EngineIncident]:
+        """Watch every engine; what has happened since the last time. `now_s` is on the monotonic clock. Waits for no
+        call and loads nothing."""
+        for key, engine in self._items():
+            engine.watch(now_s)
+            if engine.quarantined:
+                self._quarantined.add(key[:-1])
+        self._make_room()
+        return [self._incidents.popleft() for _ in range(len(self._incidents))]
+
+    def loaded_bytes(self) -> int:
+        """What all loaded models take together."""
+        return sum(engine.bytes for engine in self.all() if engine.loaded)
+
+    def all(self) -> list[SharedEngine]:
+        return [engine for _, engine in self._items()]
+
+    def _items(self) -> list[tuple[Key, SharedEngine]]:
+        with self._lock:
+            return list(self._engines.items())
+
+    def _make_room(self, wanting: SharedEngine | None = None) -> None:
+        """Unload the least recently used until what is loaded, and `wanting`, fit the budget; never one that is
+        pinned or at work. Where all of these are, the budget is exceeded: a frame is worth more."""
+        if not self._budget_bytes:
+            return
+        others = [engine for engine in self.all() if engine is not wanting and engine.loaded]
+        total = sum(engine.bytes for engine in others) + (wanting.bytes if wanting is not None else 0)
+        for engine in sorted(others, key=lambda engine: engine.last_used_s):
+            if total <= self._budget_bytes:
+                return
+            if not engine.config.pinned and engine.idle and engine.unload("another model needs the memory"):
+                total -= engine.bytes

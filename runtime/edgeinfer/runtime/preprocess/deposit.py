@@ -1,0 +1,37 @@
+"""How real numbers get into the model's input: computed in place where it holds float32, else by way of a buffer."""
+
+import numpy as np
+
+from edgeinfer.runtime.manifest import TensorSpec
+from edgeinfer.runtime.preprocess.contract import Array
+
+__all__ = ["Deposit"]
+
+
+class Deposit:
+    """`room` is where to compute the real values, of `shape`; `settle` puts them into the model's input as
+    `edgeinfer.runtime.engines.base.quantize_input` would: q = clip(rint(x / scale) + zero_point), or cast."""
+
+    def __init__(self, spec: TensorSpec, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._buffer = None if spec.dtype == "float32" else np.empty(shape, dtype=np.float32)
+        self._scale = self._zero_point = None
+        if spec.scale is not None and spec.zero_point is not None:
+            limits = np.iinfo(np.dtype(spec.dtype))
+            self._scale, self._zero_point = np.float32(spec.scale), np.float32(spec.zero_point)
+            self._low, self._high = np.float32(limits.min), np.float32(limits.max)
+
+    def room(self, target: Array) -> Array:
+        return target.reshape(self._shape) if self._buffer is None else self._buffer
+
+    def settle(self, target: Array) -> None:
+        values = self._buffer
+        if values is None:
+            return
+        if self._scale is not None and self._zero_point is not None:
+            np.divide(values, self._scale, out=values)
+            np.rint(values, out=values)
+            np.add(values, self._zero_point, out=values)
+            np.maximum(values, self._low, out=values)
+            np.minimum(values, self._high, out=values)
+        np.copyto(target.reshape(self._shape), values, casting="unsafe")

@@ -1,0 +1,131 @@
+"""What becomes of a frame once its inference is over: its result, what the observers add, its state, the counts."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from edgeinfer.runtime.errors import BufferStorageError, EdgeInferError
+from edgeinfer.runtime.frame import FrameCounts, FrameState
+from edgeinfer.runtime.model import Inferred, LoadedModel, Prepared
+from edgeinfer.runtime.pipeline_status import PipelineStatus
+from edgeinfer.runtime.results import Kind, Result
+from edgeinfer.runtime.stages import Observer, Seen
+
+__all__ = ["Append", "Recorder"]
+
+logger = logging.getLogger(__name__)
+
+# What a power cut can take of the counts of frames that gave no result.
+_FRAMES_INTERVAL_S = 5.0
+
+Append = Callable[[str, Result], None]
+
+
+class Recorder:
+    """Used by one thread at a time, frame after frame in the order of their capture; `failed` and `end` by any.
+
+    `observers` may be replaced as a whole at any time. `swapped_from` is set when another model takes over, and the
+    first result of the new one says so.
+    """
+
+    def __init__(self, name: str, append: Append, observers: Sequence[Observer] = ()) -> None:
+        self.counts = FrameCounts()
+        self.status = PipelineStatus()
+        self.observers = tuple(observers)
+        self.swapped_from: LoadedModel | None = None
+        self.consecutive_failures = 0
+        self._name = name
+        self._append = append
+        self._next_frames_s = time.monotonic() + _FRAMES_INTERVAL_S
+
+    def record(self, prepared: Prepared, inferred: Inferred, current: LoadedModel) -> None:
+        """Append the result, and what the observers add to it. `current` is the pipeline's model."""
+        frame, model, status = prepared.frame, prepared.model, self.status
+        now_ns = time.monotonic_ns()
+        age_us = (now_ns - frame.mono_ns) // 1000
+        origin = frame.origin
+        result = Result(
+            model.kind,
+            frame.t_ns,
+            frame.index,
+            inferred.latency_us,
+            age_us,
+            inferred.items,
+            None if origin is None else {"of": origin.pipeline, "of_frame": origin.frame, "label": origin.label},
+        )
+        try:
+            if self.swapped_from is not None and model is current:
+                self._tell_of_swap(frame.t_ns, now_ns, current)
+            self._append(self._name, result)
+        except BufferStorageError:  # closed: this inference took longer than the daemon's end
+            self.end(prepared, FrameState.STALE)
+            return
+        status.results += 1
+        status.last_result = result
+        status.last_result_ns = now_ns
+        status.latencies_us.append(inferred.latency_us)
+        status.ages_us.append(age_us)
+        if self.consecutive_failures:
+            self.consecutive_failures, status.error = 0, ""
+        if self.observers:
+            self._observe(Seen(frame, result, prepared.target, inferred.outputs))
+        self.end(prepared, FrameState.INFERRED)
+
+    def failed(self, error: EdgeInferError) -> None:
+        """Count a frame that could not be used."""
+        if str(error) != self.status.error:
+            logger.warning("event=frame_failed pipeline=%s error=%s", self._name, error)
+        self.status.error = str(error)
+        self.consecutive_failures += 1
+        self.counts.end(FrameState.FAILED)
+
+    def end(self, prepared: Prepared, state: FrameState) -> None:
+        prepared.model.release(prepared)
+        self.counts.end(state)
+
+    def report_when_due(self) -> None:
+        """Report the counts of frames, every five seconds."""
+        if time.monotonic() >= self._next_frames_s:
+            self.report()
+
+    def report(self) -> None:
+        """Report the frames that ended since the last report."""
+        self._next_frames_s = time.monotonic() + _FRAMES_INTERVAL_S
+        new = self.counts.take_new()
+        if not new:
+            return
+        try:
+            self._append(self._name, Result(Kind.FRAMES, time.time_ns(), extra=dict(new)))
+        except BufferStorageError as error:  # closed: a thread that outlived the daemon's end
+            logger.warning("event=frames_lost pipeline=%s frames=%s error=%s", self._name, new, error)
+
+    def _observe(self, seen: Seen) -> None:
+        for observer in self.observers:
+            try:
+                for more in observer(seen):
+                    self.status.events += more.kind is Kind.EVENT
+                    self._append(self._name, more)
+            except BufferStorageError as error:
+                logger.warning("event=event_lost pipeline=%s error=%s", self._name, error)
+            except Exception:
+                # It would fail at every frame: one report is enough, and the frames matter more.
+                logger.exception("event=observer_crashed pipeline=%s stage=%s", self._name, type(observer).__name__)
+                self.observers = tuple(other for other in self.observers if other is not observer)
+
+    def _tell_of_swap(self, t_ns: int, now_ns: int, current: LoadedModel) -> None:
+        """The first result of a new model: say so in a result of its own."""
+        old, self.swapped_from = self.swapped_from, None
+        if old is None:
+            return
+        status = self.status
+        status.swap_ms = (now_ns - status.last_result_ns) / 1e6 if status.last_result_ns else 0.0
+        extra: dict[str, int | float | str] = {
+            "from": old.version,
+            "to": current.version,
+            "gap_ms": round(status.swap_ms, 3),
+            "model": old.name,
+        }
+        if old.variant.id != current.variant.id:
+            extra |= {"from_variant": old.variant.id, "to_variant": current.variant.id}
+        self._append(self._name, Result(Kind.SWAP, t_ns, extra=extra))
+        logger.info("event=swapped pipeline=%s from=%s to=%s gap_ms=%.1f", self._name, old, current, status.swap_ms)

@@ -1,0 +1,163 @@
+"""Numbers out of what sensors write: cells of a line, values of a JSON document. No I/O."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from edgeinfer.runtime.decoding import MALFORMED
+
+__all__ = ["CsvLines", "JsonLines", "JsonValues", "LineParser", "Lines", "is_number", "number"]
+
+
+class LineParser(Protocol):
+    """Turns lines into rows of always the same length."""
+
+    def parse(self, line: str) -> list[float] | None:
+        """None for a line that is no row and need not be: empty, a header. Raises ValueError for any other."""
+        ...
+
+
+def number(cell: object) -> float:
+    """NaN for what is none."""
+    try:
+        return float(str(cell))
+    except ValueError:
+        return math.nan
+
+
+def is_number(cell: object) -> bool:
+    return not math.isnan(number(cell))
+
+
+class Lines:
+    """Cuts bytes into lines. One longer than `max_bytes` is lost and counted; what comes after it is good again."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._rest = bytearray()
+        self._in_long_line = False
+        self.too_long = 0
+
+    def feed(self, block: bytes) -> list[str]:
+        """The lines that the block completes, without their ends."""
+        *complete, rest = block.split(b"\n")
+        lines = [self._end_line(part) for part in complete]
+        self._append(rest)
+        return [line.decode("utf-8", errors="replace").rstrip("\r") for line in lines if line is not None]
+
+    def _end_line(self, part: bytes) -> bytes | None:
+        self._append(part)
+        line = None if self._in_long_line else bytes(self._rest)
+        self._rest.clear()
+        self._in_long_line = False
+        return line
+
+    def _append(self, part: bytes) -> None:
+        if self._in_long_line:
+            return
+        self._rest += part
+        if len(self._rest) > self._max_bytes:
+            self._in_long_line = True
+            self.too_long += 1
+            self._rest.clear()
+
+
+class CsvLines:
+    """Numbers between delimiters. `columns` names them in order; empty: as many as the first good line has. A line
+    that holds all the names is a header and says where they stand."""
+
+    def __init__(self, columns: Sequence[str], delimiter: str) -> None:
+        self._columns = columns
+        self._delimiter = delimiter
+        self._indices = list(range(len(columns)))
+        self._width = len(columns)
+
+    def parse(self, line: str) -> list[float] | None:
+        cells = [cell.strip() for cell in line.split(self._delimiter)]
+        if cells == [""]:
+            return None
+        if self._columns and set(self._columns) <= set(cells):
+            self._indices = [cells.index(name) for name in self._columns]
+            self._width = len(cells)
+            return None
+        if not self._width:
+            return self._first(cells)
+        if len(cells) != self._width:
+            raise ValueError(f"expected {self._width} cells, found {len(cells)}: {line[:40]!r}")
+        return _with_a_number([number(cells[index]) for index in self._indices], line)
+
+    def _first(self, cells: list[str]) -> list[float]:
+        values = [number(cell) for cell in cells]
+        if any(map(math.isnan, values)):
+            raise ValueError(f"expected numbers between {self._delimiter!r}, found {cells[:4]}")
+        self._width = len(values)
+        self._indices = list(range(self._width))
+        return values
+
+
+class JsonValues:
+    """The values of a decoded document: of an object the ones of `columns` (empty: those that are numbers in the first
+    one), of a list all, or the number that it is. `path` leads there, for instance `data.0.readings`."""
+
+    def __init__(self, columns: Sequence[str], path: str = "") -> None:
+        self._columns = list(columns)
+        self._path = path.split(".") if path else []
+        self._width = len(columns)
+
+    def values(self, document: object) -> list[float]:
+        """Raises ValueError where there is none of them."""
+        found = self._follow(document)
+        if isinstance(found, dict):
+            values = self._of_object(found)
+        elif isinstance(found, list):
+            values = [_plain_number(value) for value in found]
+        else:
+            values = [_plain_number(found)]
+        _with_a_number(values, document)
+        self._width = self._width or len(values)
+        if len(values) != self._width:
+            raise ValueError(f"expected {self._width} numbers, found {len(values)}")
+        return values
+
+    def _follow(self, document: object) -> object:
+        for step in self._path:
+            if isinstance(document, dict):
+                document = document.get(step)
+            elif isinstance(document, list) and step.isdecimal() and int(step) < len(document):
+                document = document[int(step)]
+            else:
+                raise ValueError(f"has no {'.'.join(self._path)!r}: {document!r:.40}")
+        return document
+
+    def _of_object(self, found: dict[str, object]) -> list[float]:
+        if not self._columns:
+            self._columns = [name for name, value in found.items() if not math.isnan(_plain_number(value))]
+        return [_plain_number(found.get(name)) for name in self._columns]
+
+
+class JsonLines:
+    """A JSON document a line."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._values = JsonValues(columns)
+
+    def parse(self, line: str) -> list[float] | None:
+        if not line.strip():
+            return None
+        try:
+            return self._values.values(msgspec.json.decode(line))
+        except MALFORMED as error:
+            raise ValueError(f"expected JSON, found {line[:40]!r}: {error}") from error
+
+
+def _plain_number(value: object) -> float:
+    """Numbers, and texts that are numbers; true and false are none."""
+    return number(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+
+
+def _with_a_number(values: list[float], found: object) -> list[float]:
+    if all(map(math.isnan, values)):
+        raise ValueError(f"expected numbers, found {found!r:.60}")
+    return values

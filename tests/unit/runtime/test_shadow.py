@@ -1,0 +1,279 @@
+"""A candidate in shadow: what counts as the same answer, and that it never disturbs the active version."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeinfer.runtime.errors import ModelError
+from edgeinfer.runtime.frame import Frame
+from edgeinfer.runtime.learn.comparison import agree, box_f1, iou
+from edgeinfer.runtime.learn.examples import HardExamples
+from edgeinfer.runtime.learn.settings import ExamplesConfig, ShadowConfig
+from edgeinfer.runtime.learn.shadow import ShadowReport, ShadowRun, disagreement_hook
+from edgeinfer.runtime.manifest import AnomalyPost, ImagePre, TensorPre
+from edgeinfer.runtime.model import Inferred, LoadedModel, Prepared
+from edgeinfer.runtime.results import Item, Kind, Result
+from edgeinfer.runtime.stages import Seen
+from edgeinfer.runtime.store import InstalledPackage, Store
+from packages import identity_model, linear_model, make_package
+
+Array = npt.NDArray[Any]
+FEATURES = 8
+
+unit = st.floats(0.0, 1.0)
+boxes = st.tuples(unit, unit, unit, unit).map(
+    lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
+)
+found = st.lists(st.builds(Item, st.integers(0, 3), unit, boxes), max_size=6)
+
+
+class TestComparison:
+    @given(boxes, boxes)
+    def test_iou_is_symmetric_and_a_share(self, one: Any, other: Any) -> None:
+        assert 0.0 <= iou(one, other) <= 1.0 + 1e-9
+        assert iou(one, other) == pytest.approx(iou(other, one))
+
+    def test_iou_is_counted_in_cells(self) -> None:
+        """Against the plain definition on a grid."""
+        random = np.random.default_rng(0)
+        for _ in range(50):
+            sides = np.sort(random.integers(0, 20, (2, 2, 2)), axis=2)  # box, axis, ends
+            grids = np.zeros((2, 20, 20), bool)
+            for grid, ((x1, x2), (y1, y2)) in zip(grids, sides, strict=True):
+                grid[y1:y2, x1:x2] = True
+            one, other = ((int(x1), int(y1), int(x2), int(y2)) for (x1, x2), (y1, y2) in sides)
+            union = int((grids[0] | grids[1]).sum())
+            expected = int((grids[0] & grids[1]).sum()) / union if union else 0.0
+            assert iou(one, other) == pytest.approx(expected)
+
+    @given(found)
+    def test_what_is_the_same_agrees(self, items: list[Item]) -> None:
+        large = [item for item in items if item.box and iou(item.box, item.box) > 0.0]
+        assert box_f1(large, large) == 1.0
+        for kind in (Kind.CLASSIFICATION, Kind.DETECTION, Kind.ANOMALY, Kind.REGRESSION, Kind.RAW):
+            assert agree(kind, large, large)
+
+    @given(found, found)
+    def test_f1_is_a_share_and_each_box_counts_once(self, ours: list[Item], theirs: list[Item]) -> None:
+        score = box_f1(ours, theirs)
+        assert 0.0 <= score <= 1.0
+        assert score <= 2 * min(len(ours), len(theirs)) / max(len(ours) + len(theirs), 1) or score == 1.0
+
+    @pytest.mark.parametrize(
+        ("kind", "ours", "theirs", "same"),
+        [
+            (Kind.CLASSIFICATION, [(1, 0.9), (2, 0.1)], [(1, 0.5), (3, 0.4)], True),
+            (Kind.CLASSIFICATION, [(1, 0.9)], [(2, 0.9)], False),
+            (Kind.CLASSIFICATION, [(1, 0.9)], [], False),
+            (Kind.ANOMALY, [(1, 9.0)], [(1, 70.0)], True),
+            (Kind.ANOMALY, [(1, 9.0)], [(0, 8.9)], False),
+            (Kind.REGRESSION, [(0, 10.0), (1, -5.0)], [(0, 10.5), (1, -5.2)], True),
+            (Kind.REGRESSION, [(0, 10.0)], [(0, 12.0)], False),
+            (Kind.REGRESSION, [(0, 10.0)], [(0, 10.0), (1, 0.0)], False),
+            (Kind.EMBEDDING, [(0, 1.0), (1, 1.0)], [(0, 5.0), (1, 5.1)], True),
+            (Kind.EMBEDDING, [(0, 1.0), (1, 0.0)], [(0, 0.0), (1, 1.0)], False),
+            (Kind.EMBEDDING, [(0, 0.0)], [(0, 0.0)], True),
+            (Kind.SEGMENTATION, [(3, 0.5), (4, 0.2)], [(3, 0.45), (4, 0.25)], True),
+            (Kind.SEGMENTATION, [(3, 0.5)], [(4, 0.5)], False),
+            (Kind.SEGMENTATION, [], [], True),
+        ],
+    )
+    def test_each_task_has_its_own_sameness(
+        self, kind: Kind, ours: list[tuple[int, float]], theirs: list[tuple[int, float]], same: bool
+    ) -> None:
+        assert agree(kind, [Item(*one) for one in ours], [Item(*one) for one in theirs]) is same
+
+    def test_boxes_agree_by_half_of_their_f1(self) -> None:
+        box, aside = (0.1, 0.1, 0.5, 0.5), (0.6, 0.6, 0.9, 0.9)
+        assert agree(Kind.DETECTION, [], [])
+        assert agree(Kind.DETECTION, [Item(1, 0.9, box)], [Item(1, 0.4, (0.1, 0.1, 0.5, 0.45))])
+        assert agree(Kind.DETECTION, [Item(1, 0.9, box)], [Item(1, 0.4, box), Item(1, 0.4, aside)])
+        assert not agree(Kind.DETECTION, [Item(1, 0.9, box)], [Item(2, 0.9, box)])
+        assert not agree(Kind.DETECTION, [Item(1, 0.9, box)], [])
+
+    def test_keypoints_agree_where_they_are_near(self) -> None:
+        def at(x: float) -> list[Item]:
+            return [Item(0, 0.9, (x, 0.5, x, 0.5)), Item(1, 0.9, (0.2, 0.2, 0.2, 0.2))]
+
+        assert agree(Kind.KEYPOINTS, at(0.5), at(0.55))
+        assert not agree(Kind.KEYPOINTS, at(0.5), at(0.7))
+        assert not agree(Kind.KEYPOINTS, at(0.5), [])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def package(folder: Path, *, version: str = "1.0.0", seed: int = 0, labels: Sequence[str] = ()) -> InstalledPackage:
+    model = linear_model(folder / "m.onnx", features=FEATURES, seed=seed)
+    path = folder / f"{version}.edgepkg"
+    make_package(path, model, name="m", version=version, pre=TensorPre(), labels=labels)
+    return Store(folder / "store").install(path)
+
+
+def frames(count: int, *, seed: int = 1) -> list[Array]:
+    return list(np.random.default_rng(seed).normal(size=(count, FEATURES)).astype(np.float32))
+
+
+def see(model: LoadedModel, data: Array, index: int = 0) -> Seen:
+    frame = Frame(data, 10**18 + index, index, index)
+    prepared = model.prepare(frame)
+    inferred = model.infer(prepared)
+    model.release(prepared)
+    return Seen(
+        frame, Result(model.kind, frame.t_ns, index, 5, items=inferred.items), prepared.target, inferred.outputs
+    )
+
+
+def feed(run: ShadowRun, active: LoadedModel, inputs: list[Array]) -> list[Result]:
+    return [more for index, data in enumerate(inputs) for more in run(see(active, data, index))]
+
+
+def test_the_same_model_agrees_on_every_frame(folder: Path) -> None:
+    installed = package(folder)
+    active = LoadedModel(installed)
+    run = ShadowRun(LoadedModel(installed), ShadowConfig(frames=100))
+    assert run.report == ShadowReport()
+    told = feed(run, active, frames(150))
+    assert run.finished
+    assert run.report._replace(latency_us_p50=0) == ShadowReport(100, 1.0, 0.0, 0, 0)
+    (result,) = told
+    assert (result.kind, result.frame) == (Kind.SHADOW, 99)
+    extra = result.extra or {}
+    assert (extra["candidate"], extra["frames"], extra["agreement"], extra["failures"]) == ("m 1.0.0", 100, 1.0, 0)
+    assert extra["latency_us_active"] == 5
+    assert msgspec.json.decode(msgspec.json.encode(result), type=Result) == result
+    run.close()
+    run.close()
+
+
+def test_another_model_agrees_as_often_as_numpy_says(folder: Path) -> None:
+    one, other = LoadedModel(package(folder)), LoadedModel(package(folder, version="2.0.0", seed=9))
+    inputs = frames(200)
+    weights = [np.random.default_rng(seed).normal(size=(FEATURES, 3)).astype(np.float32) for seed in (0, 9)]
+    expected = np.mean([np.argmax(x @ weights[0]) == np.argmax(x @ weights[1]) for x in inputs])
+    disagreed: list[int] = []
+    run = ShadowRun(other, ShadowConfig(frames=200), disagreed=lambda seen: disagreed.append(seen.frame.index))
+    feed(run, one, inputs)
+    assert run.report.agreement == pytest.approx(expected)
+    assert len(disagreed) == round((1 - expected) * 200)
+    assert run.report.psi >= 0.0
+
+
+def test_one_frame_in_so_many_is_compared(folder: Path) -> None:
+    installed = package(folder)
+    candidate = LoadedModel(installed)
+    run = ShadowRun(candidate, ShadowConfig(frames=10, every=5))
+    told = feed(run, LoadedModel(installed), frames(46))
+    assert candidate.inferred == 10
+    assert [result.frame for result in told] == [45]
+
+
+class Failing(LoadedModel):
+    """Raises what it is told to, at every other frame."""
+
+    error: Exception = ModelError("the engine failed")
+
+    def infer(self, prepared: Prepared) -> Inferred:
+        if prepared.frame.index % 2:
+            raise self.error
+        return super().infer(prepared)
+
+
+@pytest.mark.parametrize("error", [ModelError("the engine failed"), RuntimeError("unforeseen"), MemoryError()])
+def test_a_candidate_that_fails_is_counted_and_heard_of_once(
+    folder: Path, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    installed = package(folder)
+    candidate = Failing(installed)
+    candidate.error = error
+    run = ShadowRun(candidate, ShadowConfig(frames=20))
+    (told,) = feed(run, LoadedModel(installed), frames(20))
+    assert (run.report.failures, run.report.agreement) == (10, 0.5)
+    assert (told.extra or {})["failures"] == 10
+    assert caplog.text.count("event=shadow_failed") == 1
+
+
+def test_a_candidate_that_takes_other_inputs_fails_on_all(folder: Path) -> None:
+    wide = linear_model(folder / "w.onnx", features=3)
+    make_package(folder / "w.edgepkg", wide, name="m", version="2.0.0")
+    candidate = LoadedModel(Store(folder / "store").install(folder / "w.edgepkg"))
+    run = ShadowRun(candidate, ShadowConfig(frames=5))
+    feed(run, LoadedModel(package(folder)), frames(5))
+    assert run.finished
+    assert run.report == ShadowReport(5, 0.0, 0.0, 0, 5)
+
+
+def test_classes_are_compared_by_name_where_they_moved(folder: Path) -> None:
+    active = package(folder, labels=["a", "b", "c"])
+    same = package(folder, version="1.0.1", labels=["a", "b", "c"])
+    moved = package(folder, version="2.0.0", labels=["c", "a", "b"])
+    reports = []
+    for installed in (same, moved):
+        run = ShadowRun(LoadedModel(installed), ShadowConfig(frames=30), labels=active.labels())
+        feed(run, LoadedModel(active), frames(30))
+        reports.append(run.report.agreement)
+    assert reports == [1.0, 0.0]
+
+
+def test_verdicts_are_compared_and_not_scores(folder: Path) -> None:
+    model = identity_model(folder / "i.onnx", features=FEATURES)
+    runs = []
+    for version, threshold in (("1.0.0", 0.5), ("2.0.0", 0.6), ("3.0.0", -1.0)):
+        path = folder / f"{version}.edgepkg"
+        make_package(path, model, name="m", version=version, post=AnomalyPost(threshold), labels=[version, "x"])
+        runs.append(LoadedModel(Store(folder / "store").install(path)))
+    agreements = []
+    for candidate in runs[1:]:
+        run = ShadowRun(candidate, ShadowConfig(frames=10), labels=("1.0.0", "x"))
+        feed(run, runs[0], frames(10))
+        agreements.append(run.report.agreement)
+    assert agreements == [1.0, 0.0]
+
+
+def test_hard_examples_hear_of_it(folder: Path) -> None:
+    installed = package(folder)
+    active = LoadedModel(installed)
+    examples = HardExamples(ExamplesConfig(margin=0.0), installed.manifest, labels=(), pipeline="p", state_dir=folder)
+    other = LoadedModel(package(folder, version="2.0.0", seed=9))
+    quiet = ShadowRun(other, ShadowConfig(frames=1))
+    run = ShadowRun(other, ShadowConfig(frames=200), disagreed=disagreement_hook([quiet, examples]))
+    feed(run, active, frames(200))
+    examples.close()
+    (path,) = (folder / "examples" / "p").glob("*.json")
+    assert b'"reason": "shadow"' in path.read_bytes()
+
+
+def test_who_listens_cannot_end_it(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(seen: Seen) -> None:
+        raise ValueError(seen.frame.index)
+
+    other = LoadedModel(package(folder, version="2.0.0", seed=9))
+    run = ShadowRun(other, ShadowConfig(frames=50), disagreed=broken)
+    feed(run, LoadedModel(package(folder)), frames(50))
+    assert run.finished
+    assert caplog.text.count("event=hook_crashed") == 1
+
+
+@pytest.mark.data
+def test_int8_and_float_of_one_model_agree_on_photographs(folder: Path, data_dir: Path) -> None:
+    loaded = []
+    for version, file in (("1.0.0", "vww_int8.tflite"), ("2.0.0", "vww_float.tflite")):
+        path = folder / f"{version}.edgepkg"
+        pre = ImagePre(96, 96, std=(255.0,))
+        make_package(path, data_dir / "tiny" / file, name="vww", version=version, engine="litert", pre=pre)
+        loaded.append(LoadedModel(Store(folder / "store").install(path)))
+    pictures = np.load(data_dir / "tiny" / "vww_samples.npz")["x"][:200, ..., ::-1]
+    run = ShadowRun(loaded[1], ShadowConfig(frames=200))
+    feed(run, loaded[0], [np.ascontiguousarray(picture) for picture in pictures])
+    assert run.report.agreement >= 0.95
+    assert run.report.psi < 0.25
+    assert run.report.latency_us_p50 > 0
