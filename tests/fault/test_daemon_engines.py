@@ -47,6 +47,7 @@ def good_pipeline(folder: Path) -> str:
 
 
 def ended(daemon: Daemon) -> bool:
+    assert daemon.process.poll() is None, "\n".join(daemon.log)
     return str(daemon.pipeline("bad").get("source")) == "ended"
 
 

@@ -215,7 +215,7 @@ class TestCrashing:
         while not wait_s or wait_s[-1] <= 1:
             assert len(wait_s) < 10
             os.kill(_pid(engine), signal.SIGKILL)
-            wait_until(lambda: not engine.loaded)
+            wait_until(lambda: engine._revival.reason != "")
             wait_s.append(engine._revival.wait_s(time.monotonic()))
             if wait_s[-1] <= 1:
                 engine.run(awkward(3))
@@ -232,14 +232,16 @@ class TestCrashing:
             assert engine.restarts == 0
         assert tended.what() == []
 
-    def test_threads_files_and_memory_stay_the_same_over_restarts(self, tmp_path: Path, tended: TendedPool) -> None:
+    def test_threads_files_and_memory_stay_the_same_over_restarts(
+        self, tmp_path: Path, tended: TendedPool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("edgeinfer.runtime.revival._HEALTHY_S", 0.0)  # the wait has a test of its own
         engine = tended.share("onnx", awkward_model(tmp_path / "m.onnx"), isolate=True)
 
         def crash(times: int) -> None:
             for _ in range(times):
                 os.kill(_pid(engine), signal.SIGKILL)
                 wait_until(lambda: not engine.loaded)
-                engine._revival._not_before_s = 0.0  # the wait has a test of its own
                 assert engine.run(awkward(3))[0] == 6
 
         crash(5)

@@ -124,7 +124,7 @@ def _events(status: Document) -> Iterator[tuple[str, str]]:
 def _said(kind: str, extra: Document) -> str:
     """What matters most first: the line may be cut."""
     if kind == "swap":
-        return f"{extra['model']} {extra['from']} -> {extra['to']}, {extra['gap_ms']} ms"
+        return f"{extra['model']} {extra['from']} -> {extra['to']}, {float(extra['gap_ms']):.0f} ms"
     rule = extra.get("rule")
     rest = ", ".join(f"{key} {value}" for key, value in extra.items() if key != "rule")
     return f"{rule}: {rest}" if rule else f"{kind}: {rest}"

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 # Beyond this many results and items in memory, some 15 MB, append() waits for the disk: a stuck one must not eat
 # the memory.
 _MAX_PENDING = 50_000
+# Recorded frames can wait: with more in memory than this, some 1 MB, no new one is captured.
+_ROOM = 4096
 _CLOSE_GRACE_S = 0.3
 _MAX_RETRY_WAIT_S = 5.0
 
@@ -147,6 +149,17 @@ class Buffer:
                 self._flush_wanted = True
         if urgent:
             self._wake.set()
+
+    def wait_for_room(self) -> None:
+        """For who can wait before there is a result at all: returns once few results are in memory, or none may wait
+        any more."""
+        if self._pending_weight < _ROOM:
+            return
+        with self._drained:
+            while self._pending_weight >= _ROOM and self._waits and not self._is_closed():
+                self._flush_wanted = True
+                self._wake.set()
+                self._drained.wait()
 
     def stop_waiting(self) -> None:
         """From now on no `append` waits for the disk, and those that do are sent away: the end is near."""

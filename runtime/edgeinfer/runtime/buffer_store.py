@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 _PAGE_BYTES = 4096
 _SEGMENT_BYTES = 4 << 20
+# Rows are appended and segments dropped: a larger cache of pages (SQLite's default is 2 MB) would hold nothing of use.
+_CACHE_KIB = 256
 # Evict before the cap: the commit itself and the tables need some room.
 _FULL_SHARE = 0.85
 # SQLite's result codes for a file that is no database any more; the low byte of an extended code.
@@ -243,6 +245,7 @@ class BufferStore:
             "journal_mode=WAL",
             "synchronous=FULL",
             "secure_delete=OFF",
+            f"cache_size=-{_CACHE_KIB}",
             f"max_page_count={max(64, self._max_bytes // _PAGE_BYTES)}",
             f"journal_size_limit={self._segment_limit}",
             # The log of a small buffer stays small too.

@@ -11,20 +11,23 @@ from edgeinfer.runtime.model import Prepared
 
 __all__ = ["Channel"]
 
-_RECORDED_DEPTH = 4
+# Frames that wait keep the engines at work while the capturing thread has no core: as many as fit some memory.
+_RECORDED_BYTES = 8 << 20
+_LEAST_RECORDED, _MOST_RECORDED = 4, 32
 _LIVE_DEPTH = 1
 
 
 class Channel:
     """Holds prepared frames between two threads.
 
-    Recorded sources: a bounded queue; `put` waits, nothing is skipped. Live sources (`latest_wins`): where `depth`
-    frames wait, the oldest is replaced and given back to be counted as superseded.
+    Recorded sources: a bounded queue; `put` waits, nothing is skipped. How many may wait depends on their size. Live
+    sources (`latest_wins`): where `depth` frames wait, the oldest is replaced and given back to be counted as
+    superseded.
     """
 
     def __init__(self, *, latest_wins: bool, depth: int = 0) -> None:
         self._latest_wins = latest_wins
-        self._depth = depth or (_LIVE_DEPTH if latest_wins else _RECORDED_DEPTH)
+        self._depth = depth or (_LIVE_DEPTH if latest_wins else 0)
         self._frames: deque[Prepared] = deque()
         self._changed = threading.Condition()
         self._getter_waits = False
@@ -36,6 +39,9 @@ class Channel:
         """Returns the frame that lost its place: an older one, or this one where the channel is closed."""
         if self._latest_wins:
             return self._replace(prepared)
+        if not self._depth:
+            size = prepared.target.nbytes + prepared.frame.data.nbytes
+            self._depth = min(max(_RECORDED_BYTES // max(size, 1), _LEAST_RECORDED), _MOST_RECORDED)
         if len(self._frames) >= self._depth and not self._wait_for_room():
             return prepared
         self._frames.append(prepared)

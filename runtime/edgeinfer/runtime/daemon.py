@@ -100,6 +100,7 @@ class Daemon:
             around=Surroundings(state_dir, config, board),
             pool=self.pool,
             until_end=until_end,
+            wait_for_room=self.buffer.wait_for_room,
         )
         self._supervisor = Supervisor(config, pipelines=self.pipelines, pool=self.pool, append=append)
         self._slots = slots

@@ -5,9 +5,10 @@ import threading
 from typing import Any
 
 import msgspec
+import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Frame", "FrameCounts", "FrameState", "Origin"]
+__all__ = ["NO_DATA", "Frame", "FrameCounts", "FrameState", "Origin"]
 
 
 class FrameState(enum.StrEnum):
@@ -55,6 +56,10 @@ class Frame(msgspec.Struct, frozen=True):
     def clock_ns(self) -> int:
         """The clock that durations between frames are measured by: a recording's own, else the monotonic one."""
         return self.stream_ns if self.stream_ns >= 0 else self.mono_ns
+
+
+# In place of a frame's data once nobody needs it any more.
+NO_DATA: npt.NDArray[Any] = np.empty(0, dtype=np.uint8)
 
 
 class FrameCounts:

@@ -20,7 +20,8 @@ from edgeinfer.runtime.store import InstalledPackage
 __all__ = ["Inferred", "LoadedModel", "Prepared", "Ran", "choose_variant"]
 
 Array = npt.NDArray[Any]
-_POOL = 8
+# As many as a channel may hold, and those that are in work.
+_POOL = 40
 
 
 class Prepared(NamedTuple):

@@ -17,7 +17,7 @@ import msgspec
 from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.channel import Channel
 from edgeinfer.runtime.errors import EdgeInferError, ModelError
-from edgeinfer.runtime.frame import Frame, FrameCounts, FrameState
+from edgeinfer.runtime.frame import NO_DATA, Frame, FrameCounts, FrameState
 from edgeinfer.runtime.inference import Inference
 from edgeinfer.runtime.model import LoadedModel, Prepared
 from edgeinfer.runtime.pace import Pace
@@ -51,6 +51,7 @@ class Pipeline:
         observers: Sequence[Observer] = (),
         opener: Callable[[threading.Event], Source] | None = None,
         on_end: Callable[[], None] | None = None,
+        wait_for_room: Callable[[], None] | None = None,
     ) -> None:
         self.config = config
         self.failed: EdgeInferError | None = None
@@ -61,6 +62,7 @@ class Pipeline:
         self._until_end = until_end
         self._open = opener or (lambda stop: open_source(config.source, stop))
         self._on_end = on_end
+        self._wait_for_room = wait_for_room
         self._model = model
         self._stop = threading.Event()
         self._ended = threading.Event()
@@ -207,16 +209,22 @@ class Pipeline:
                 if source.live or is_live(self.config.source):
                     backoff.reset()
                 self.status.source, self.status.error = "running", ""
-            frame = msgspec.structs.replace(frame, index=self.counts.capture())
-            if not self._passes(frame, live=source.live):
-                continue
-            prepared = self._prepare(frame)
-            if prepared is None:
-                continue
-            lost = channel.put(prepared)
-            if lost is not None:
-                self._recorder.end(lost, FrameState.STALE if self._stop.is_set() else FrameState.SUPERSEDED)
+            self._offer(msgspec.structs.replace(frame, index=self.counts.capture()), channel, live=source.live)
+            del frame  # while the next one is read, its memory is of use
         return False
+
+    def _offer(self, frame: Frame, channel: Channel, *, live: bool) -> None:
+        """Count, prepare and hand over a captured frame, or let it end here."""
+        if not self._passes(frame, live=live):
+            return
+        prepared = self._prepare(frame)
+        if prepared is None:
+            return
+        if not self.observers:  # nobody will look at the picture any more: the next one is decoded into its place
+            prepared = prepared._replace(frame=msgspec.structs.replace(frame, data=NO_DATA))
+        lost = channel.put(prepared)
+        if lost is not None:
+            self._recorder.end(lost, FrameState.STALE if self._stop.is_set() else FrameState.SUPERSEDED)
 
     def _passes(self, frame: Frame, *, live: bool) -> bool:
         """Ask the pace and the gates. A frame that does not pass has been counted."""
@@ -234,7 +242,9 @@ class Pipeline:
         return state is None
 
     def _wait_for_turn(self) -> FrameState | None:
-        """Frames of a recorded source are never shed: they wait."""
+        """Frames of a recorded source are never shed: they wait, also for a disk that is slower than they are."""
+        if self._wait_for_room is not None:
+            self._wait_for_room()
         wait_s = self.pace.wait_s(time.monotonic_ns())
         if wait_s:
             self._stop.wait(wait_s)

@@ -42,6 +42,7 @@ class PipelineSet:
         around: Surroundings,
         pool: ModelPool | None = None,
         until_end: bool = False,
+        wait_for_room: Callable[[], None] | None = None,
     ) -> None:
         self.pool = pool or ModelPool()
         self._store = store
@@ -49,6 +50,7 @@ class PipelineSet:
         self._append = append
         self._around = around
         self._until_end = until_end
+        self._wait_for_room = wait_for_room
         self._lock = threading.RLock()
         self._pipelines: dict[str, Pipeline] = {}
         self._inboxes: dict[str, Inbox] = {}
@@ -227,6 +229,7 @@ class PipelineSet:
             observers=make_observers(config, package.manifest, package.labels(), self._around),
             opener=self._relay(config) if isinstance(config.source, PipelineSource) else None,
             on_end=lambda: self._hub.end(config.name),
+            wait_for_room=self._wait_for_room,
         )
 
     def _package_for(self, config: PipelineConfig) -> InstalledPackage:

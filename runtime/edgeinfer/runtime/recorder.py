@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from edgeinfer.runtime.errors import BufferStorageError, EdgeInferError
-from edgeinfer.runtime.frame import FrameCounts, FrameState
+from edgeinfer.runtime.frame import NO_DATA, FrameCounts, FrameState
 from edgeinfer.runtime.model import Inferred, LoadedModel, Prepared
 from edgeinfer.runtime.pipeline_status import PipelineStatus
 from edgeinfer.runtime.results import Kind, Result
@@ -67,7 +67,7 @@ class Recorder:
         status.ages_us.append(age_us)
         if self.consecutive_failures:
             self.consecutive_failures, status.error = 0, ""
-        if self.observers:
+        if self.observers and frame.data is not NO_DATA:  # it was captured before there was an observer
             self._observe(Seen(frame, result, prepared.target, inferred.outputs))
         self.end(prepared, FrameState.INFERRED)
 

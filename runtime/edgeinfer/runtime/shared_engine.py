@@ -184,10 +184,12 @@ class SharedEngine:
             if engine is not None:
                 engine.close()
             return _GIVEN_UP
-        process = self._process
-        if process is not None and (ended_for or (failed and not process.alive)):
-            self._lose_engine(ended_for or process.obituary())
-        token.release()
+        try:
+            process = self._process
+            if process is not None and (ended_for or (failed and not process.alive)):
+                self._lose_engine(ended_for or process.obituary())
+        finally:
+            token.release()
         return ended_for
 
     def _load(self, token: threading.Lock) -> Engine:

@@ -108,7 +108,7 @@ def _pixel(picture: Picture, x: float, y: float) -> tuple[int, int]:
 
 
 def _thickness(picture: Picture) -> int:
-    return max(1, int(picture.shape[1]) // 400)
+    return 1 + int(picture.shape[1]) // 400
 
 
 def _opencv() -> Any:
