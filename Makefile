@@ -27,7 +27,7 @@ help:
 	@echo "make test         check, then every test (PYTEST_ARGS=...)"
 	@echo "make check        lint, format, types, layers, generated documents"
 	@echo "make bench        measure; ONLY=pipeline for one part"
-	@echo "make docs         generate docs/structure.txt and docs/states.md"
+	@echo "make docs         generate docs/structure.txt, states.md and configuration.md"
 	@echo "make format       apply the formatter and the safe fixes"
 	@echo "make constraints  newest versions that work together -> $(CONSTRAINTS)"
 	@echo "make clean        remove what was built (.venv too)"
@@ -51,6 +51,7 @@ check: $(STAMP)
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python docs/structure.py --check
 	@$(BIN)/python docs/states.py --check
+	@$(BIN)/python docs/configuration.py --check
 
 test: check
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -61,6 +62,7 @@ bench: $(STAMP)
 docs: $(STAMP)
 	@$(BIN)/python docs/structure.py
 	@$(BIN)/python docs/states.py
+	@$(BIN)/python docs/configuration.py
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix --quiet . || true

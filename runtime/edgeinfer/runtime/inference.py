@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 _IDLE_POLL_S = 0.25
 _BEFORE_SOURCE_S = 0.002
 
-Outcome = tuple[Prepared, Ran | EdgeInferError]
+# What came of a frame; None where its engine is still to be run, in the order of the frames.
+Outcome = tuple[Prepared, Ran | EdgeInferError | None]
 
 
 class Inference:
@@ -129,16 +130,13 @@ class Inference:
 
     def _infer(self, worker: "_Worker", me: threading.Thread, ticket: int, prepared: Prepared) -> bool:
         """False where the call was given up while it was under way."""
+        if len(prepared.model.engines) < len(self._workers):
+            # After a swap to a model that remembers: it has one engine, and needs its frames one after the other.
+            self._order.done(ticket, (prepared, None), lambda outcome: self._record_in_line(worker, outcome))
+            return True
         worker.call = (ticket, prepared)
         worker.busy_since_s = time.monotonic()
-        outcome: Ran | EdgeInferError
-        try:
-            outcome = prepared.model.run(prepared, worker.number)
-        except ModelError as error:
-            outcome = error
-        except Exception as error:
-            logger.exception("event=inference_crashed pipeline=%s", self._name)
-            outcome = ModelError(f"internal error: {error}")
+        outcome = self._run(prepared, worker.number)
         with self._busy_lock:
             if me is not worker.thread:
                 return False
@@ -146,9 +144,25 @@ class Inference:
         self._order.done(ticket, (prepared, outcome), self._record)
         return True
 
+    def _run(self, prepared: Prepared, engine: int) -> Ran | EdgeInferError:
+        try:
+            return prepared.model.run(prepared, engine)
+        except ModelError as error:
+            return error
+        except Exception as error:
+            logger.exception("event=inference_crashed pipeline=%s", self._name)
+            return ModelError(f"internal error: {error}")
+
+    def _record_in_line(self, worker: "_Worker", outcome: Outcome) -> None:
+        worker.busy_since_s = time.monotonic()
+        self._record(outcome)
+        worker.busy_since_s = 0.0
+
     def _record(self, outcome: Outcome) -> None:
         """One frame after the other."""
         prepared, ran = outcome
+        if ran is None:
+            ran = self._run(prepared, 0)
         if isinstance(ran, EdgeInferError):
             self._recorder.failed(ran)
             return

@@ -113,6 +113,35 @@ def test_several_threads_give_what_one_gives(package: InstalledPackage, tmp_path
     assert items[0] == items[1]
 
 
+def test_a_swap_to_a_model_of_one_engine_goes_frame_by_frame(
+    package: InstalledPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that remembers is not inferred side by side, also where its predecessor was."""
+    first, second = loaded(package, workers=3), loaded(package)
+    run, seen, at_once = second.run, [], threading.Lock()
+
+    def in_line(prepared: Prepared, engine: int = 0) -> Ran:
+        assert engine == 0
+        assert at_once.acquire(blocking=False), "two calls at once"
+        seen.append(prepared.frame.index)
+        threading.Event().wait(0.0005)
+        at_once.release()
+        return run(prepared, engine)
+
+    monkeypatch.setattr(second, "run", in_line)
+    made = Run(tmp_path, first)
+    made.pipeline.pace.limit(2000.0)
+    made.pipeline.start()
+    wait_until(lambda: made.pipeline.status.results > 50)
+    made.pipeline.swap(second)
+    wait_until(lambda: made.pipeline.ended)
+    made.pipeline.stop()
+    assert made.frames() == list(range(FRAMES))
+    assert len(seen) > 50
+    assert seen == sorted(seen)
+    made.assert_exact()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_stuck_call_is_given_up_and_the_others_go_on(
     package: InstalledPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int

@@ -1,0 +1,163 @@
+"""Writes docs/configuration.md: every key of `edgeinfer.toml`, read from the structs that check it.
+
+python docs/configuration.py            # write it
+python docs/configuration.py --check    # status 1 where it differs from the code
+"""
+
+import inspect
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from edgeinfer.runtime.settings import PipelineConfig, RuntimeConfig
+from edgeinfer.runtime.sources.settings import SourceConfig
+
+_TARGET = Path(__file__).resolve().parent / "configuration.md"
+_WIDTH = 118
+_INTRODUCTION = """# Configuration
+
+Every key of the daemon's `edgeinfer.toml`, written by `make docs` from the structs that check it. A key that is not
+here is refused by name, with the nearest known one. `kill -HUP` reads the file again: `[[pipeline]]`, `[trust]`,
+`trial_s` and `log_level` change while the daemon runs, the rest at its next start; a file that is wrong is reported,
+and the old configuration goes on.
+
+## Examples
+
+A detector whose persons are counted as they enter a zone, each once, with a picture of it, and whose crops go into a
+classifier:
+
+```toml
+[[pipeline]]
+name = "yard"
+package = "persons.edgepkg"
+tracker = {}                                   # one person is one track, not one event a frame
+motion = {}                                    # nothing moves: nothing is inferred
+
+[pipeline.source]
+kind = "camera"
+device = "rtsp://camera-3/stream"
+
+[[pipeline.rule]]
+name = "entered"
+labels = ["person"]
+zone = [[0.1, 0.5], [0.9, 0.5], [0.9, 1.0], [0.1, 1.0]]
+dwell_s = 2
+snapshot = true
+
+[[pipeline]]
+name = "clothing"
+package = "clothing.edgepkg"
+
+[pipeline.source]
+kind = "pipeline"
+of = "yard"
+labels = ["person"]
+margin = 0.1
+```
+
+A device that saves itself: hot or busy, it halves the frame rate, then takes smaller variants, then skips pictures in
+which nothing moves, and at last pauses the pipelines of the lowest priority:
+
+```toml
+[governor]
+max_temperature_c = 75
+max_cpu_pressure = 60
+steps = ["frame_rate", "variant", "motion", "pause"]
+```
+"""
+
+
+def document() -> str:
+    parts = [
+        _INTRODUCTION,
+        *_section("The file", RuntimeConfig, ""),
+        *_section("[[pipeline]]", PipelineConfig, "pipeline"),
+    ]
+    parts.append("## [pipeline.source]\n\n`kind` says what the frames come from.\n")
+    for source in get_args(SourceConfig):
+        parts += _struct(f'kind = "{source.__struct_config__.tag}"', source, level=3)
+    return "\n".join(parts)
+
+
+def _section(title: str, struct: type[msgspec.Struct], prefix: str) -> Iterator[str]:
+    """A struct, and below it those that are its tables; the pipelines and their sources have sections of their own."""
+    yield from _struct(title, struct, level=2)
+    for field in msgspec.structs.fields(struct):
+        nested, many = _table(field.type)
+        if nested is None or nested is PipelineConfig or field.encode_name == "source":
+            continue
+        path = f"{prefix}.{field.encode_name}".lstrip(".")
+        yield from _section(f"[[{path}]]" if many else f"[{path}]", nested, path)
+
+
+def _struct(title: str, struct: type[msgspec.Struct], *, level: int) -> Iterator[str]:
+    yield f"{'#' * level} {title}\n"
+    yield f"{_paragraphs(inspect.getdoc(struct) or '')}\n"
+    rows = [
+        field for field in msgspec.structs.fields(struct) if _table(field.type)[0] is None and field.name != "source"
+    ]
+    if rows:
+        yield "| Key | Value | Default |\n|---|---|---|"
+        yield "\n".join(f"| `{f.encode_name}` | {_kind(f.type)} | {_default(f)} |" for f in rows) + "\n"
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), _WIDTH) for part in text.split("\n\n"))
+
+
+def _table(kind: Any) -> tuple[type[msgspec.Struct] | None, bool]:
+    """The struct that a key's value is, and whether there may be many of it."""
+    many = get_origin(kind) is tuple
+    found = [part for part in (kind, *get_args(kind)) if isinstance(part, type) and issubclass(part, msgspec.Struct)]
+    return (found[0], many) if len(found) == 1 else (None, many)
+
+
+def _kind(kind: Any) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _kind(parts[0]) + "".join(_bounds(extra) for extra in parts[1:] if isinstance(extra, msgspec.Meta))
+    if origin is Literal:
+        return ", ".join(f"`{part!r}`".replace("'", '"') for part in parts)
+    if origin is tuple:
+        return f"list of {_kind(parts[0])}"
+    if origin in {Union, types.UnionType}:
+        return " or ".join(_kind(part) for part in parts if part is not type(None))
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return f"table of {', '.join(f'`{field.encode_name}`' for field in msgspec.structs.fields(kind))}"
+    names = {str: "text", int: "integer", float: "number", bool: "true or false"}
+    return names.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _bounds(meta: msgspec.Meta) -> str:
+    said = {"from {}": meta.ge, "above {}": meta.gt, "to {}": meta.le, "below {}": meta.lt}
+    found = [text.format(f"{value:,}".removesuffix(".0")) for text, value in said.items() if value is not None]
+    return f" ({' '.join(found)})" if found else ""
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.default is msgspec.NODEFAULT:
+        return "required" if field.required else "none"
+    if field.default in ("", (), None):
+        return ""
+    text = str(list(field.default) if isinstance(field.default, tuple) else field.default)
+    return f"`{text.lower() if isinstance(field.default, bool) else text}`".replace("'", '"')
+
+
+def main(arguments: list[str]) -> int:
+    text = document()
+    if "--check" not in arguments:
+        _TARGET.write_text(text, encoding="utf-8")
+        return 0
+    if _TARGET.exists() and _TARGET.read_text(encoding="utf-8") == text:
+        return 0
+    sys.stderr.write("docs/configuration.md differs from the code: make docs\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
