@@ -90,6 +90,37 @@ def test_a_running_daemon_swaps_and_loses_no_frame(device: tuple[UpdateDevice, P
     assert "golden outputs differ" in row.reason
 
 
+def test_a_new_version_runs_in_shadow_before_its_trial(device: tuple[UpdateDevice, Path]) -> None:
+    """One that agrees is tried and committed; one that finds other classes is refused, and never makes a result."""
+    made, config = device
+    config.write_text(
+        config.read_text().replace("trial_s = 0.2", "trial_s = 0.2\nshadow = {frames = 40, min_agreement = 0.9}")
+    )
+    with Daemon(made.folder, config) as daemon:
+        wait_until(lambda: daemon.pipeline("p").get("results", 0) > 100)
+        made.wish(made.package("2.0.0"), number=1)
+        wait_until(lambda: state(made.folder) == "COMMITTED", timeout_s=20)
+        made.sync.set_counter("job:job-1", 1)
+        wait_until(lambda: state(made.folder) == "IDLE")
+        other = linear_model(made.folder / "other.onnx", seed=5)
+        make_package(made.folder / "3.0.0.edgepkg", other, name="m", version="3.0.0", golden=2, key=RELEASE)
+        made.wish(made.folder / "3.0.0.edgepkg", number=2)
+        wait_until(lambda: state(made.folder) == "FAILED", timeout_s=20)
+        assert daemon.status()["models"]["m"]["version"] == "2.0.0"
+        assert daemon.end() < 2
+        assert not any("Traceback" in line for line in daemon.log), daemon.log
+        found = daemon.pipeline("p")
+    assert found["captured"] == sum(found["frames"].values())
+    rows = results_of(made.folder, "p")
+    shadows = [row.extra for row in rows if row.kind is Kind.SHADOW and row.extra]
+    assert [shadow["frames"] for shadow in shadows] == [40, 40]
+    assert shadows[0]["agreement"] == 1.0, "the same model under another version"
+    assert float(shadows[1]["agreement"]) < 0.9
+    assert [(row.extra or {})["to"] for row in rows if row.kind is Kind.SWAP] == ["2.0.0"]
+    with RuntimeDb(made.folder / "state" / "runtime.db") as db:
+        assert "in shadow it agreed" in db.update().reason
+
+
 def test_a_daemon_killed_in_an_update_goes_on_after_its_restart(device: tuple[UpdateDevice, Path]) -> None:
     made, config = device
     made.wish(made.package("2.0.0"), number=1)

@@ -664,12 +664,18 @@ class TestDamaged:
             buffer.append("p", result(frame))
         assert buffer.flush(5)
         epoch = buffer.epoch
-        wait_until(lambda: checkpointed(path), what="the writer to have nothing more to do")
-        content = bytearray(path.read_bytes())
-        content[4096:] = b"\xaa" * (len(content) - 4096)
-        path.write_bytes(content)
-        path.touch()
-        buffer._store._db.close()  # its page cache would hide the damage
+
+        def damage(_: int) -> int:
+            """Called by the writer's thread before it writes, so that nobody pulls a connection away from under it."""
+            buffer._acknowledged = lambda _: 0
+            assert checkpointed(path)
+            content = bytearray(path.read_bytes())
+            content[4096:] = b"\xaa" * (len(content) - 4096)
+            path.write_bytes(content)
+            buffer._store._db.close()  # its page cache would hide the damage
+            return 0
+
+        buffer._acknowledged = damage
         for frame in range(100, 130):
             buffer.append("p", result(frame))
         assert buffer.flush(10)
