@@ -68,6 +68,7 @@ class Running:
         self.shadows: list[str] = []
         self.shadow_refuses: EdgeInferError | None = None
         self.agreement: float | None = 1.0
+        self.shadow_failed = ""
         self._inferred = 0
 
     def threads(self, model: str) -> int:
@@ -89,6 +90,10 @@ class Running:
     def shadow_agreement(self, model: str) -> float | None:
         assert model == MODEL
         return self.agreement
+
+    def shadow_failure(self, model: str) -> str:
+        assert model == MODEL
+        return self.shadow_failed
 
     def end_shadow(self, model: str) -> None:
         assert model == MODEL

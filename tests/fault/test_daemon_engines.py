@@ -48,7 +48,8 @@ def good_pipeline(folder: Path) -> str:
 
 def ended(daemon: Daemon) -> bool:
     assert daemon.process.poll() is None, "\n".join(daemon.log)
-    return str(daemon.pipeline("bad").get("source")) == "ended"
+    found = daemon.pipeline("bad")
+    return found.get("source") == "ended" and sum(found["frames"].values()) == found["captured"]
 
 
 def has_come_to(daemon: Daemon, frame: int) -> bool:

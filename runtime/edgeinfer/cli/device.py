@@ -134,10 +134,11 @@ def _print_results(found: "list[StoredResult]", labels: "Labels", measured: "Uni
         moment = dt.datetime.fromtimestamp(result.t_ns / 1e9, tz=dt.UTC)
         items = _items_text(result, labels.get(stored.pipeline), _unit(stored, measured))
         extra = " ".join(f"{key}={value}" for key, value in (result.extra or {}).items())
-        print_line(
+        head = (
             f"{stored.seq} {moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z {stored.pipeline} "
-            f"{result.kind.name.lower()} frame={result.frame} latency_us={result.latency_us} {items}{extra}".rstrip()
+            f"{result.kind.name.lower()} frame={result.frame} latency_us={result.latency_us}"
         )
+        print_line(" ".join(part for part in (head, items, extra) if part))
 
 
 def _items_text(result: "Result", labels: "tuple[str, ...] | None", unit: str) -> str:

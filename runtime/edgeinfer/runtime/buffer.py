@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 _MAX_PENDING = 50_000
 # Recorded frames can wait: with more in memory than this, some 1 MB, no new one is captured.
 _ROOM = 4096
+_STOP_POLL_S = 0.25
 _CLOSE_GRACE_S = 0.3
 _MAX_RETRY_WAIT_S = 5.0
 
@@ -124,20 +125,21 @@ class Buffer:
         """Whether there is a thread that writes. Without one, only a restart helps."""
         return self._thread.is_alive()
 
-    def append(self, pipeline: str, result: Result) -> None:
+    def append(self, pipeline: str, result: Result, *, wait: bool = True) -> None:
         """Hand over a result. Returns at once unless the disk has been stuck for so long that memory is short;
         counts of frames, which are few, never wait. Raises BufferStorageError once the buffer is closed, and
-        where it would have to wait after `stop_waiting`."""
+        where it would have to wait without `wait` or after `stop_waiting`: the result is dropped."""
         weight = _weight(result)
         with self._lock:
-            while self._is_full() and result.kind is not Kind.FRAMES and self._waits and not self._is_closed():
+            wait = wait and result.kind is not Kind.FRAMES
+            while wait and self._is_full() and self._waits and not self._is_closed():
                 self._flush_wanted = True
                 self._wake.set()
                 self._drained.wait()
             if self._is_closed():
                 raise BufferStorageError(f"{self._config.path}: the buffer is closed")
             if self._is_full() and result.kind is not Kind.FRAMES:
-                raise BufferStorageError(f"{self._config.path}: the buffer is closing and its disk is stuck")
+                raise BufferStorageError(f"{self._config.path}: the disk is stuck and the memory for results is full")
             rows = self._pending.get(pipeline)
             if rows is None:
                 rows = self._pending[pipeline] = []
@@ -150,16 +152,16 @@ class Buffer:
         if urgent:
             self._wake.set()
 
-    def wait_for_room(self) -> None:
-        """For who can wait before there is a result at all: returns once few results are in memory, or none may wait
-        any more."""
+    def wait_for_room(self, stop: threading.Event) -> None:
+        """For who can wait before there is a result at all: returns once few results are in memory, or `stop` is set,
+        or nobody may wait any more."""
         if self._pending_weight < _ROOM:
             return
         with self._drained:
-            while self._pending_weight >= _ROOM and self._waits and not self._is_closed():
+            while self._pending_weight >= _ROOM and self._waits and not self._is_closed() and not stop.is_set():
                 self._flush_wanted = True
                 self._wake.set()
-                self._drained.wait()
+                self._drained.wait(_STOP_POLL_S)
 
     def stop_waiting(self) -> None:
         """From now on no `append` waits for the disk, and those that do are sent away: the end is near."""

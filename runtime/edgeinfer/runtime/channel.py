@@ -52,7 +52,8 @@ class Channel:
 
     def get(self, timeout_s: float) -> Prepared | None:
         """The next frame; None after `timeout_s` or at the end."""
-        prepared = self._take() or self._wait_for_frame(timeout_s)
+        # Of a live source under the lock: a frame may be just changing places.
+        prepared = (None if self._latest_wins else self._take()) or self._wait_for_frame(timeout_s)
         # Waking a thread costs more than taking a frame: let the capturing one fill up in one go.
         if self._putter_waits and len(self._frames) <= self._depth // 2:
             self._wake()
@@ -82,6 +83,8 @@ class Channel:
                 return prepared
             lost = self._take() if len(self._frames) >= self._depth else None
             self._frames.append(prepared)
+            if lost is not None and lost.is_first:  # what is in front now is the first that the model sees
+                self._frames[0] = self._frames[0]._replace(is_first=True)
             self._changed.notify_all()
         return lost
 
@@ -97,7 +100,7 @@ class Channel:
             if not self._frames and not self._finished and not self._closed:
                 self._changed.wait(timeout_s)
             self._getter_waits = False
-        return self._take()
+            return self._take()
 
     def _wait_for_room(self) -> bool:
         """False where the channel was closed."""

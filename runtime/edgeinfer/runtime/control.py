@@ -236,7 +236,13 @@ class ControlServer:
             work = threading.Thread(
                 target=self._do_slow, args=(client, handler, request), name="control-work", daemon=True
             )
-            work.start()
+            try:
+                work.start()
+            except (RuntimeError, MemoryError) as error:  # no thread is to be had: the next change may be luckier
+                client.working = False
+                self._slow_lock.release()
+                logger.warning("event=control_unable error=%s", error)
+                self._answer(client, _failure(EdgeInferError(f"the daemon cannot start a thread: {error}")))
 
     def _do_slow(self, client: _Client, handler: Handler, request: Request) -> None:
         file, client.file = client.file, -1  # the client may be dropped while this runs

@@ -6,8 +6,10 @@ waits.
 """
 
 import argparse
+import functools
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -53,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_CONFIG = Path("/etc/edgeinfer/edgeinfer.toml")
 _TICK_S = 0.1
-_STATUS_EVERY = 10  # ticks
+_STATUS_S = 1.0
 # What a signal to end may take: the pipelines first, the rest (and no less than the least) is the buffer's.
 _END_S = 1.5
 _END_PIPELINES_S = 1.0
@@ -102,7 +104,9 @@ class Daemon:
             until_end=until_end,
             wait_for_room=self.buffer.wait_for_room,
         )
-        self._supervisor = Supervisor(config, pipelines=self.pipelines, pool=self.pool, append=append)
+        # Who ends what is stuck must not wait for a disk that is.
+        append_at_once = recent.listening(functools.partial(self.buffer.append, wait=False))
+        self._supervisor = Supervisor(config, pipelines=self.pipelines, pool=self.pool, append=append_at_once)
         self._slots = slots
         self._updater: UpdateThread | None = None
         self._about: dict[str, Any] = {"device": config.device}
@@ -120,6 +124,7 @@ class Daemon:
             self._desk.start()
             notify(f"READY=1\nSTATUS={len(self._config.pipeline)} pipelines")
             logger.info("event=started device=%s pipelines=%d", self._config.device, len(self._config.pipeline))
+            self._supervisor.start()
             self._watch()
         finally:
             notify("STOPPING=1")
@@ -157,30 +162,36 @@ class Daemon:
         self._desk.stop()
         self._acknowledged.stop()
         self.buffer.stop_waiting()
+        self._supervisor.stop()
         self.pipelines.stop(_END_PIPELINES_S)
         return self.buffer.close(max(_END_BUFFER_LEAST_S, deadline - time.monotonic()))
 
     def _watch(self) -> None:
-        """The main thread's loop: reloads, watchdog, status, the end."""
+        """The main thread's loop: reloads, watchdog, status, the end. It goes by the clock: a turn that has taken long
+        must not put off the next sign of life."""
         interval_s = watchdog_interval_s()
-        watchdog_every = max(1, int(interval_s / _TICK_S)) if interval_s else 0
-        tick = 0
+        began_s = time.monotonic()
+        fed_s = shown_s = float("-inf")
+        is_described = False
         while not (self.ending or self.stop.is_set()):
             time.sleep(_TICK_S)
             if self.reload_wanted:
                 self.reload_wanted = False
                 self._reload()
-            self._supervisor.tick(time.monotonic())
-            if watchdog_every and tick % watchdog_every == 0 and self._supervisor.healthy() and self.buffer.alive:
+            now_s = time.monotonic()
+            is_due = interval_s is not None and now_s - fed_s >= interval_s
+            if is_due and self._supervisor.healthy() and self.buffer.alive:
                 notify("WATCHDOG=1")
-            if tick == _STATUS_EVERY:
+                fed_s = now_s
+            if not is_described and now_s - began_s >= _STATUS_S:
+                is_described = True
                 self._describe_device()
                 self._forget_start()
-            if tick % _STATUS_EVERY == 0:
+            if now_s - shown_s >= _STATUS_S:
+                shown_s = now_s
                 self._publish_status()
             if self._until_end and self.pipelines.ended():
                 break
-            tick += 1
 
     def _reload(self) -> None:
         """Read the configuration again; one that is wrong is reported and the old one stays."""
@@ -191,13 +202,14 @@ class Daemon:
             changeable = msgspec.structs.replace(
                 config, pipeline=old.pipeline, trust=old.trust, trial_s=old.trial_s, log_level=old.log_level
             )
-            if changeable != old:
-                raise ConfigError("only [[pipeline]], [trust], trial_s and log_level can change without a restart")
+            _check_changes(old, changeable)
             _check_keys(config)
             self._slots.release_keys = config.trust.release_keys
             self.pipelines.apply(config.pipeline)
         except EdgeInferError as error:
             logger.error("event=reload_failed error=%s", error)  # noqa: TRY400 - a mistake in a file, not in the code
+        except Exception:  # out of threads or files, say: what runs goes on
+            logger.exception("event=reload_failed")
         else:
             self._config = config
             if self._updater is not None:
@@ -214,9 +226,8 @@ class Daemon:
 
     @staticmethod
     def _forget_start() -> None:
-        """What only the start needed goes back to the system; what lives on is looked at by no collection again."""
+        """What only the start needed goes back to the system."""
         gc.collect()
-        gc.freeze()
         give_back_memory()
 
     def _fresh_status(self) -> dict[str, Any]:
@@ -236,6 +247,12 @@ class Daemon:
             raise ConfigError(
                 f"state_dir {path}: cannot be made: {error.strerror}", hint="name a folder that this user may write"
             ) from error
+
+
+def _check_changes(old: RuntimeConfig, changeable: RuntimeConfig) -> None:
+    """`changeable` is the new configuration with the old one's parts that may change. Raises ConfigError."""
+    if changeable != old:
+        raise ConfigError("only [[pipeline]], [trust], trial_s and log_level can change without a restart")
 
 
 def _check_keys(config: RuntimeConfig) -> None:
@@ -271,7 +288,17 @@ def main(argv: Sequence[str]) -> int:
     useless = next((p for p in daemon.pipelines.all() if arguments.until_end and _inferred_nothing(p)), None)
     if useless is not None:
         raise SourceError(f"pipeline {useless.config.name!r}: every frame failed: {useless.status.error}")
+    if any(pipeline.stuck for pipeline in daemon.pipelines.all()):
+        _leave_at_once()
     return 0
+
+
+def _leave_at_once() -> None:
+    """A thread is still in an engine's call: the interpreter's own end would pull the library away from under it, and
+    the process would abort. Everything is durable, nothing is left to do."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _inferred_nothing(pipeline: Pipeline) -> bool:

@@ -15,6 +15,10 @@ __all__ = ["Governed", "Governing"]
 
 logger = logging.getLogger(__name__)
 
+# A step that cannot be taken again is given up after so many tries, with growing waits: each may load a model.
+_TRIES = 3
+_FIRST_WAIT_S = 10.0
+
 
 class Governed(Protocol):
     """A pipeline, as far as the governor is concerned."""
@@ -69,6 +73,7 @@ class Governing:
         self._pipelines = pipelines
         self._append = append
         self._read = read if read is not None else DeviceSensors().read
+        self._failing: dict[tuple[str, StepName], tuple[int, float]] = {}  # tries, when to try again
         self.readings = DeviceReadings()  # the last ones, for whoever shows them
 
     def tick(self, now_s: float) -> None:
@@ -83,16 +88,33 @@ class Governing:
                 self._report(step)
                 break
             self._governor.refuse(step)
-        self._keep(pipelines)
+        self._keep(pipelines, now_s)
 
-    def _keep(self, pipelines: dict[str, Governed]) -> None:
+    def _keep(self, pipelines: dict[str, Governed], now_s: float) -> None:
         """A pipeline that was made anew, or that has got a new version, knows nothing of the steps that are taken."""
         for name, pipeline in pipelines.items():
             for step in self._governor.depths(name):
-                self._apply(pipeline, step, on=True)
+                tries, next_s = self._failing.get((name, step), (0, now_s))
+                if now_s < next_s:
+                    continue
+                if self._apply(pipeline, step, on=True) is not None:
+                    self._failing.pop((name, step), None)
+                elif tries + 1 < _TRIES:
+                    self._failing[name, step] = (tries + 1, now_s + _FIRST_WAIT_S * 2**tries)
+                else:
+                    self._give_up(pipeline, step, now_s)
 
-    def _apply(self, pipeline: Governed, step: StepName, *, on: bool) -> bool:
-        """Bring the pipeline to what the governor wants of it; asking twice does no harm. False where it cannot."""
+    def _give_up(self, pipeline: Governed, step: StepName, now_s: float) -> None:
+        """The pipeline goes on without this step, and another one may be taken in its place."""
+        del self._failing[pipeline.name, step]
+        given_up = self._governor.give_up(pipeline.name, step, now_s)
+        if given_up is not None:
+            self._apply(pipeline, step, on=False)
+            self._report(given_up)
+
+    def _apply(self, pipeline: Governed, step: StepName, *, on: bool) -> bool | None:
+        """Bring the pipeline to what the governor wants of it; asking twice does no harm. False where it has no such
+        thing, or is there; None where that has failed."""
         try:
             match step:
                 case "frame_rate":
@@ -105,7 +127,7 @@ class Governing:
                     return pipeline.use_smaller(on)
         except EdgeInferError as error:
             logger.warning("event=step_failed pipeline=%s step=%s error=%s", pipeline.name, step, error)
-            return False
+            return None
         return True
 
     def _report(self, step: Step) -> None:

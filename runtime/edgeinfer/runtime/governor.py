@@ -19,6 +19,9 @@ __all__ = ["Governor", "PipelineReadings", "Readings", "Step"]
 # A step down that follows a step up within so many times the wait for it takes that one back.
 _RELAPSE = 10
 _MOST_PATIENCE = 32
+# How long a step that has failed after it was taken is not asked for; twice as long after each further time.
+_FIRST_REFUSAL_S = 60.0
+_LONGEST_REFUSAL_S = 3600.0
 
 
 class PipelineReadings(msgspec.Struct, frozen=True):
@@ -76,7 +79,8 @@ class Governor:
     def __init__(self, config: GovernorConfig) -> None:
         self._config = config
         self._taken: list[_Rung] = []
-        self._refused: set[tuple[str, StepName]] = set()
+        self._refused_until_s: dict[tuple[str, StepName], float] = {}
+        self._refusal_s: dict[tuple[str, StepName], float] = {}  # how long the last one of those that fail was
         self._full_fps: dict[str, float] = {}  # before the first limit
         self._stepped_at_s = float("-inf")
         self._up_at_s = float("-inf")
@@ -92,6 +96,7 @@ class Governor:
             self._well_since_s = None
             if now_s - self._stepped_at_s < self._config.hold_down_s:
                 return []
+            self._refused_until_s = {key: until for key, until in self._refused_until_s.items() if until > now_s}
             return self._down([quantity for quantity in watched if quantity.is_over], readings.pipelines, now_s)
         if not all(quantity.is_well for quantity in watched):
             self._well_since_s = None
@@ -106,10 +111,23 @@ class Governor:
     def refuse(self, step: Step) -> None:
         """A step down that has just been decided cannot be taken: the pipeline has no such thing. Decide again."""
         rung = self._taken.pop()
-        self._refused.add((rung.pipeline, rung.step))
+        self._refused_until_s[rung.pipeline, rung.step] = float("inf")
         self._stepped_at_s = float("-inf")
         if not self._depth(step.pipeline, "frame_rate"):
             self._full_fps.pop(step.pipeline, None)
+
+    def give_up(self, pipeline: str, step: StepName, now_s: float) -> Step | None:
+        """A step that was taken cannot be kept: it counts as taken back, and is refused for a while, longer each
+        time. None where it is not taken."""
+        rungs = [rung for rung in self._taken if (rung.pipeline, rung.step) == (pipeline, step)]
+        if not rungs:
+            return None
+        self._taken = [rung for rung in self._taken if rung not in rungs]
+        key = (pipeline, step)
+        self._refusal_s[key] = min(_LONGEST_REFUSAL_S, 2 * self._refusal_s.get(key, _FIRST_REFUSAL_S / 2))
+        self._refused_until_s[key] = now_s + self._refusal_s[key]
+        self._stepped_at_s = float("-inf")
+        return self._step(rungs[-1], "up", 0.0)
 
     def depths(self, pipeline: str) -> dict[StepName, int]:
         """The steps that are taken for a pipeline, each with how often."""
@@ -179,7 +197,7 @@ class Governor:
                 for pipeline in sorted(pipelines, key=lambda pipeline: pipeline.priority):
                     allowed = up_to_priority is None or pipeline.priority <= up_to_priority
                     sensible = pipeline.fps > 0 and (step != "pause" or pipeline.priority < most)
-                    known = (pipeline.name, step) not in self._refused
+                    known = (pipeline.name, step) not in self._refused_until_s
                     if allowed and sensible and known and self._depth(pipeline.name, step) < depth:
                         yield pipeline, step
 
@@ -191,7 +209,8 @@ class Governor:
         rung = self._taken.pop()
         self._stepped_at_s = self._up_at_s = now_s
         if not self._taken:
-            self._refused.clear()  # packages change: it may be asked again
+            # Packages change: it may be asked again.
+            self._refused_until_s = {key: until for key, until in self._refused_until_s.items() if until < float("inf")}
         reading = next((quantity.reading for quantity in watched if quantity.reason == rung.reason), 0.0)
         step = self._step(rung, "up", reading)
         if not self._depth(rung.pipeline, "frame_rate"):

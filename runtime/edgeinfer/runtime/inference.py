@@ -5,7 +5,6 @@ an engine of its own: no thread then waits for another at the end of each operat
 Frames are recorded in the order in which they were taken, whoever is done first.
 """
 
-import itertools
 import logging
 import threading
 import time
@@ -13,18 +12,21 @@ from collections.abc import Callable
 
 from edgeinfer.runtime.channel import Channel
 from edgeinfer.runtime.errors import EdgeInferError, ModelError
+from edgeinfer.runtime.frame import FrameState
+from edgeinfer.runtime.in_order import InOrder
 from edgeinfer.runtime.model import Inferred, LoadedModel, Prepared, Ran
 from edgeinfer.runtime.recorder import Recorder
+from edgeinfer.runtime.turns import Turns
 
 __all__ = ["Inference"]
 
 logger = logging.getLogger(__name__)
 
 _IDLE_POLL_S = 0.25
-_BEFORE_SOURCE_S = 0.002
+# How many frames a worker may be ahead of the oldest that is not done.
+_AHEAD = 4
 
-# What came of a frame; None where its engine is still to be run, in the order of the frames.
-Outcome = tuple[Prepared, Ran | EdgeInferError | None]
+Outcome = tuple[Prepared, Ran | EdgeInferError]
 
 
 class Inference:
@@ -45,13 +47,20 @@ class Inference:
         self._current = current
         self._on_end = on_end
         self._stop = threading.Event()
+        self._opened = threading.Event()
         self._source_ended = threading.Event()
         self._channel: Channel | None = None
-        self._take_lock = threading.Lock()
+        self._turns = Turns()  # of taking a frame
         self._busy_lock = threading.Lock()  # guards who ends the frame that is in an engine
+        self._order: InOrder[Outcome] = InOrder(self._record, ahead=_AHEAD * workers)
         self._workers = [_Worker(self._new_thread(number), number) for number in range(workers)]
         self._active = workers
-        self._order = _Order()
+        self.left_behind = False  # a thread has been left in an engine's call
+
+    @property
+    def workers(self) -> int:
+        """How many frames are inferred at once."""
+        return len(self._workers)
 
     def start(self) -> None:
         for worker in self._workers:
@@ -60,21 +69,31 @@ class Inference:
     def open(self, channel: Channel) -> None:
         """From now on frames come through `channel`."""
         self._channel = channel
+        self._opened.set()
 
     def finish(self) -> None:
         """No more frames will come."""
         self._source_ended.set()
+        self._opened.set()
         if self._channel is not None:
             self._channel.finish()
 
     def stop(self) -> None:
         self._stop.set()
+        self._opened.set()
 
     def join(self, deadline_s: float) -> None:
-        """Wait for the threads, at most until `deadline_s` on the monotonic clock."""
+        """Wait for the threads, at most until `deadline_s` on the monotonic clock. What is in an engine or waits for
+        its turn then is stale."""
         for worker in self._workers:
             if worker.thread.is_alive():
                 worker.thread.join(max(0.0, deadline_s - time.monotonic()))
+        for worker in self._workers:
+            call = self._take_over(worker) if worker.thread.is_alive() else None
+            if call is not None:
+                self._recorder.end(call[1], FrameState.STALE)
+        for prepared, _ in self._order.rest():
+            self._recorder.end(prepared, FrameState.STALE)
 
     def busy_since_s(self) -> float:
         """When the oldest engine call that is under way began, on the monotonic clock; 0 where none is."""
@@ -84,65 +103,80 @@ class Inference:
         """Give up the engine call that `thread` is stuck in: its frame has failed, and a new thread goes on. False
         where that thread is none of these, or has come back meanwhile."""
         for worker in self._workers:
-            with self._busy_lock:
-                if worker.thread.ident != thread or not worker.busy_since_s or self._stop.is_set():
-                    continue
-                worker.thread, worker.busy_since_s = self._new_thread(worker.number), 0.0
-                call = worker.call
-            if call is not None:
-                failure = ModelError("the engine's call was stuck and has been given up")
-                self._order.done(call[0], (call[1], failure), self._record)
+            if worker.thread.ident != thread or self._stop.is_set():
+                continue
+            call = self._take_over(worker)
+            if call is None:
+                return False
+            if worker.keeps_turn:
+                worker.keeps_turn = False
+                self._turns.leave_behind()
+            # Recorded by the new thread: whoever has found the call stuck has others to look after.
+            self._order.deposit(call[0], (call[1], ModelError("the engine's call was stuck and has been given up")))
             worker.thread.start()
             return True
         return False
+
+    def _take_over(self, worker: "_Worker") -> tuple[int, Prepared] | None:
+        """Take the frame of a call under way from its thread, which ends once it finds out; None without a call."""
+        with self._busy_lock:
+            call, worker.call = worker.call, None
+            if call is not None:
+                self.left_behind = True
+                worker.thread, worker.busy_since_s = self._new_thread(worker.number), 0.0
+        return call
 
     def _new_thread(self, number: int) -> threading.Thread:
         return threading.Thread(target=self._work, args=(number,), name=f"infer-{self._name}-{number}", daemon=True)
 
     def _work(self, number: int) -> None:
-        worker, me = self._workers[number], threading.current_thread()
-        while not self._stop.is_set():
-            taken = self._take()
-            if taken is None:
-                if self._source_ended.is_set() and not self._waiting_frames():
-                    break
-            elif not self._infer(worker, me, *taken):
-                return  # given up meanwhile: another thread has gone on, and the frame has been counted
-            self._recorder.report_when_due()
+        worker = self._workers[number]
+        try:
+            while not self._stop.is_set() and self._step(worker):
+                self._recorder.report_when_due()
+        except _GivenUpError:
+            return  # another thread has gone on, and the frame has been counted
+        except Exception:
+            logger.exception("event=inference_thread_crashed pipeline=%s", self._name)
         self._leave()
 
-    def _take(self) -> tuple[int, Prepared] | None:
+    def _step(self, worker: "_Worker") -> bool:
+        """One frame, or a short wait for one. False at the end of the source."""
+        self._order.drain()
         channel = self._channel
         if channel is None:
-            self._source_ended.wait(_BEFORE_SOURCE_S)
-            return None
-        if len(self._workers) == 1:
-            prepared = channel.get(_IDLE_POLL_S)
-            return None if prepared is None else (self._order.ticket(), prepared)
-        with self._take_lock:
-            prepared = channel.get(_IDLE_POLL_S)
-            return None if prepared is None else (self._order.ticket(), prepared)
-
-    def _waiting_frames(self) -> int:
-        # Read anew: a short source may have made the channel, filled it and ended since the last look.
-        channel = self._channel
-        return len(channel) if channel is not None else 0
-
-    def _infer(self, worker: "_Worker", me: threading.Thread, ticket: int, prepared: Prepared) -> bool:
-        """False where the call was given up while it was under way."""
-        if len(prepared.model.engines) < len(self._workers):
-            # After a swap to a model that remembers: it has one engine, and needs its frames one after the other.
-            self._order.done(ticket, (prepared, None), lambda outcome: self._record_in_line(worker, outcome))
+            self._opened.wait(_IDLE_POLL_S)
+            return self._channel is not None or not self._source_ended.is_set()
+        if not self._order.wait_for_room(_IDLE_POLL_S):
             return True
+        token = self._turns.take()
+        try:
+            prepared = channel.get(_IDLE_POLL_S)
+            if prepared is None:
+                return not self._source_ended.is_set() or len(channel) > 0
+            ticket = self._order.ticket()
+            if len(prepared.model.engines) < len(self._workers):
+                # After a swap to a model that remembers: it has one engine, and needs its frames one after the other.
+                worker.keeps_turn = True
+                self._infer(worker, ticket, prepared, engine=0)
+                worker.keeps_turn = False
+                return True
+        finally:
+            token.release()
+        self._infer(worker, ticket, prepared, engine=worker.number)
+        return True
+
+    def _infer(self, worker: "_Worker", ticket: int, prepared: Prepared, *, engine: int) -> None:
+        """Raises _GivenUpError where the call was given up while it was under way."""
         worker.call = (ticket, prepared)
         worker.busy_since_s = time.monotonic()
-        outcome = self._run(prepared, worker.number)
+        outcome = self._run(prepared, engine)
         with self._busy_lock:
-            if me is not worker.thread:
-                return False
+            if threading.current_thread() is not worker.thread:
+                raise _GivenUpError
             worker.busy_since_s, worker.call = 0.0, None
-        self._order.done(ticket, (prepared, outcome), self._record)
-        return True
+        self._order.deposit(ticket, (prepared, outcome))
+        self._order.drain()
 
     def _run(self, prepared: Prepared, engine: int) -> Ran | EdgeInferError:
         try:
@@ -153,17 +187,12 @@ class Inference:
             logger.exception("event=inference_crashed pipeline=%s", self._name)
             return ModelError(f"internal error: {error}")
 
-    def _record_in_line(self, worker: "_Worker", outcome: Outcome) -> None:
-        worker.busy_since_s = time.monotonic()
-        self._record(outcome)
-        worker.busy_since_s = 0.0
-
     def _record(self, outcome: Outcome) -> None:
         """One frame after the other."""
         prepared, ran = outcome
-        if ran is None:
-            ran = self._run(prepared, 0)
         if isinstance(ran, EdgeInferError):
+            if prepared.is_first:
+                prepared.model.forget_interpretation()
             self._recorder.failed(ran)
             return
         try:
@@ -179,42 +208,24 @@ class Inference:
             self._active -= 1
             is_last = self._active == 0
         if is_last:
+            self._order.drain()
             self._recorder.status.ended_s = time.monotonic()
             if self._source_ended.is_set():
                 self._recorder.report()
                 self._on_end()
 
 
+class _GivenUpError(Exception):
+    """The call that this thread was in has been given up."""
+
+
 class _Worker:
-    """A thread and what it is at. `call` is the frame in its engine, with its place in the order."""
+    """A thread and what it is at. `call` is the frame in its engine, with its place in the order; `keeps_turn`: nobody
+    else may take a frame meanwhile."""
 
     def __init__(self, thread: threading.Thread, number: int) -> None:
         self.thread = thread
         self.number = number
         self.busy_since_s = 0.0
         self.call: tuple[int, Prepared] | None = None
-
-
-class _Order:
-    """Has what several threads are done with recorded in the order in which they took it. No thread waits for another:
-    who finds that a frame before its own is missing leaves it to who brings that one."""
-
-    def __init__(self) -> None:
-        self._tickets = itertools.count()
-        self._next = 0
-        self._waiting: dict[int, Outcome] = {}
-        self._recording = threading.Lock()
-
-    def ticket(self) -> int:
-        return next(self._tickets)
-
-    def done(self, ticket: int, outcome: Outcome, record: Callable[[Outcome], None]) -> None:
-        self._waiting[ticket] = outcome
-        # Looked at once more after the lock was given back: who came meanwhile did not get it.
-        while self._next in self._waiting and self._recording.acquire(blocking=False):
-            try:
-                while (outcome_of_next := self._waiting.pop(self._next, None)) is not None:
-                    record(outcome_of_next)
-                    self._next += 1
-            finally:
-                self._recording.release()
+        self.keeps_turn = False

@@ -91,7 +91,7 @@ class LoadedModel:
         self.kind = result_kind(manifest.postprocess)
         self.variant = choose_variant(manifest, wanted=variant)
         path = package.folder / self.variant.file
-        self.engines = tuple(engines) or (load_engine(self.variant.engine, path, threads=threads),)
+        self.engines: tuple[Engine, ...] = tuple(engines) or (load_engine(self.variant.engine, path, threads=threads),)
         self._feeds = [_Feed(engine, self.variant, about=str(self)) for engine in self.engines]
         engine = self.engines[0]
         self.input = resolve_input(manifest.preprocess, engine.inputs[self._feeds[0].slot])
@@ -156,7 +156,7 @@ class LoadedModel:
         """What the outputs say. To be called in the order of the frames, by one thread at a time."""
         try:
             if prepared.is_first:
-                self._reset_interpretation()
+                self.forget_interpretation()
             items = self._interpret(prepared.target, outputs, prepared.region)
         except BaseException:
             self._infer_failures += 1
@@ -182,12 +182,18 @@ class LoadedModel:
         """Forget what was remembered of earlier frames: a source begins."""
         for feed in self._feeds:
             feed.reset()
-        self._reset_interpretation()
+        self.forget_interpretation()
 
-    def _reset_interpretation(self) -> None:
+    def forget_interpretation(self) -> None:
+        """Forget what was remembered of earlier frames' results. As `interpret`, by one thread at a time."""
         reset = getattr(self._interpret, "reset", None)
         if reset is not None:
             reset()
+
+    def close(self) -> None:
+        """Let go of the engines: nobody runs it any more."""
+        self.engines, self._feeds = (), []
+        self._pool.clear()
 
     @property
     def failures_in_a_row(self) -> int:

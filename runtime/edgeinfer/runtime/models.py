@@ -2,8 +2,9 @@
 
     pool = ModelPool(config.models)
     engine = pool.share("onnx", path, threads=1, config=pipeline.engine)    # the same object for the same file
+    engine.configure(pipeline.engine, user=model)                           # that counts until release(model)
     engine.run([x])                                                         # from any thread; loads it where needed
-    for incident in pool.tend(time.monotonic()): ...                        # ten times a second, from one thread
+    for incident in pool.tend(time.monotonic()): ...                        # ten times a second; that thread loads none
 
 An engine lives as long as somebody holds it.
 """
@@ -15,9 +16,9 @@ from weakref import WeakValueDictionary
 
 from edgeinfer.runtime.engine_settings import EngineConfig, ModelsConfig
 from edgeinfer.runtime.incidents import EngineIncident
-from edgeinfer.runtime.shared_engine import SharedEngine
+from edgeinfer.runtime.shared_engine import LOAD_S, SharedEngine
 
-__all__ = ["EngineIncident", "ModelPool", "SharedEngine"]
+__all__ = ["LOAD_S", "EngineIncident", "ModelPool", "SharedEngine"]
 
 _MAX_INCIDENTS = 1000
 _NO_BUDGET = ModelsConfig()
@@ -46,9 +47,9 @@ class ModelPool:
         config: EngineConfig = _ANY_ENGINE,
         replica: int = 0,
     ) -> SharedEngine:
-        """The engine for this file, loaded now where nobody has it yet. Who infers several frames at once asks for
-        as many replicas, numbered from 0. A model that has hung once is isolated from then on. Raises ModelError,
-        DependencyError."""
+        """The engine for this file, loaded now where nobody has it yet; one that was loaded before is there at once,
+        whatever it is at. Who infers several frames at once asks for as many replicas, numbered from 0. A model that
+        has hung once is isolated from then on. Raises ModelError, DependencyError."""
         key = (variant_engine, path, threads, config.isolate, replica)
         with self._lock:
             shared = self._engines.get(key)
@@ -65,6 +66,12 @@ class ModelPool:
         shared.configure(config)
         shared.load()
         return shared
+
+    def release(self, user: object) -> None:
+        """What `user` wanted of any engine no longer counts (`SharedEngine.configure`). Without this, it counts until
+        the interpreter has collected `user`."""
+        for engine in self.all():
+            engine.release(user)
 
     def tend(self, now_s: float) -> list[EngineIncident]:
         """Watch every engine; what has happened since the last time. `now_s` is on the monotonic clock. Waits for no

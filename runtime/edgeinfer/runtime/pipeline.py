@@ -16,7 +16,7 @@ import msgspec
 
 from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.channel import Channel
-from edgeinfer.runtime.errors import EdgeInferError, ModelError
+from edgeinfer.runtime.errors import EdgeInferError, ModelError, SourceError
 from edgeinfer.runtime.frame import NO_DATA, Frame, FrameCounts, FrameState
 from edgeinfer.runtime.inference import Inference
 from edgeinfer.runtime.model import LoadedModel, Prepared
@@ -51,14 +51,14 @@ class Pipeline:
         observers: Sequence[Observer] = (),
         opener: Callable[[threading.Event], Source] | None = None,
         on_end: Callable[[], None] | None = None,
-        wait_for_room: Callable[[], None] | None = None,
+        wait_for_room: Callable[[threading.Event], None] | None = None,
     ) -> None:
         self.config = config
         self.failed: EdgeInferError | None = None
         self.live = False  # known once the source is open
         self.pace = Pace(config.max_fps)
         self.gates = tuple(gates)
-        self._recorder = Recorder(config.name, append, observers)
+        self._recorder = Recorder(config.name, append, model, observers)
         self._until_end = until_end
         self._open = opener or (lambda stop: open_source(config.source, stop))
         self._on_end = on_end
@@ -93,9 +93,17 @@ class Pipeline:
     def observers(self) -> tuple[Observer, ...]:
         return self._recorder.observers
 
-    @observers.setter
-    def observers(self, observers: tuple[Observer, ...]) -> None:
-        self._recorder.observers = observers
+    def add_observer(self, observer: Observer) -> None:
+        self._recorder.add_observer(observer)
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Take it away and close it."""
+        self._recorder.remove_observer(observer)
+
+    @property
+    def workers(self) -> int:
+        """How many frames are inferred at once."""
+        return self._inference.workers
 
     @property
     def ended(self) -> bool:
@@ -106,6 +114,11 @@ class Pipeline:
     def consecutive_failures(self) -> int:
         """Inferences that failed since the last one that did not."""
         return self._recorder.consecutive_failures
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a thread of a stopped pipeline is still in an engine's call."""
+        return self._inference.left_behind
 
     def busy_since_s(self) -> float:
         """When the oldest engine call that is under way began, on the monotonic clock; 0 where none is."""
@@ -127,20 +140,17 @@ class Pipeline:
         if self._capture_thread.is_alive():
             self._capture_thread.join(max(0.0, deadline_s - time.monotonic()))
         self._recorder.report()
-        for observer in self.observers:
-            observer.close()
+        self._recorder.observe_with(())
+        self._model.close()
 
     def swap(self, model: LoadedModel, observers: Sequence[Observer] = ()) -> None:
-        """From the next captured frame on, `model` is used, which has as many engines as the one before."""
-        old, old_observers = self._model, self.observers
+        """From the next captured frame on, `model` is used, and its results are shown to `observers`."""
+        old = self._model
         # In this order: the recorder must never see a swap under way with the old model in place.
         self._model = model
         self._recorder.swapped_from = old
         self._recorder.consecutive_failures = 0
-        self.observers = tuple(observers)
-        for observer in old_observers:
-            if observer not in self.observers:
-                observer.close()
+        self._recorder.observe_with(observers, model)
 
     def abandon_call(self, thread: int) -> bool:
         """Give up the engine call that `thread` is stuck in: its frame has failed, and a new thread goes on. False
@@ -155,28 +165,29 @@ class Pipeline:
     def _capture(self) -> None:
         backoff = Backoff()
         while not self._stop.is_set():
+            source: Source | None = None
             try:
                 source = self._open(self._stop)
-            except EdgeInferError as error:
-                if self._give_up_or_wait(error, backoff):
+                if self._pump(source, backoff):
                     break
-                continue
-            try:
-                at_end = self._pump(source, backoff)
             except EdgeInferError as error:
                 if self._give_up_or_wait(error, backoff):
                     break
             except Exception:
                 logger.exception("event=source_crashed pipeline=%s", self.config.name)
-                self.status.source, self.status.error = "waiting", "internal error in the source, see the log"
-                self._stop.wait(backoff.next())
-            else:
-                if at_end:
+                if self._give_up_or_wait(SourceError("internal error in the source, see the log"), backoff):
                     break
             finally:
-                source.close()
+                self._close_source(source)
         self.status.source = "ended"
         self._inference.finish()
+
+    def _close_source(self, source: Source | None) -> None:
+        try:
+            if source is not None:
+                source.close()
+        except Exception:
+            logger.exception("event=source_not_closed pipeline=%s", self.config.name)
 
     def _give_up_or_wait(self, error: EdgeInferError, backoff: Backoff) -> bool:
         """True where trying again makes no sense: a recorded source in a run until its end."""
@@ -244,7 +255,7 @@ class Pipeline:
     def _wait_for_turn(self) -> FrameState | None:
         """Frames of a recorded source are never shed: they wait, also for a disk that is slower than they are."""
         if self._wait_for_room is not None:
-            self._wait_for_room()
+            self._wait_for_room(self._stop)
         wait_s = self.pace.wait_s(time.monotonic_ns())
         if wait_s:
             self._stop.wait(wait_s)

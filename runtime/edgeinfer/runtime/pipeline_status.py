@@ -17,6 +17,7 @@ class PipelineStatus:
     def __init__(self) -> None:
         self.source = "waiting"
         self.error = ""
+        self.trouble = ""  # of a stage; stays while frames go on
         self.results = 0
         self.events = 0
         self.began_s = 0.0

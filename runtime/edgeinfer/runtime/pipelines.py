@@ -2,19 +2,20 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer.runtime.assembly import Surroundings, make_gates, make_observers
 from edgeinfer.runtime.engines.base import available_engines
-from edgeinfer.runtime.errors import ConfigError, PackageError
+from edgeinfer.runtime.errors import ConfigError, ModelError, PackageError
 from edgeinfer.runtime.manifest import Variant
 from edgeinfer.runtime.model import LoadedModel, choose_variant
 from edgeinfer.runtime.models import ModelPool
 from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.pipeline import Pipeline
-from edgeinfer.runtime.relay import Inbox, RelayHub, RelayObserver, RelaySource, check_cascades
+from edgeinfer.runtime.relay import Inbox, RelayHub, RelayObserver, RelaySource, check_cascades, check_labels
 from edgeinfer.runtime.results import Result
 from edgeinfer.runtime.settings import PipelineConfig
 from edgeinfer.runtime.slots import ACTIVE, Slots
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PipelineSet"]
 
+# How long a change waits for another one, which may be loading a model.
+_CHANGE_WAIT_S = 20.0
+
 
 class PipelineSet:
     """All pipelines by name. Every method may be called from any thread."""
@@ -42,7 +46,7 @@ class PipelineSet:
         around: Surroundings,
         pool: ModelPool | None = None,
         until_end: bool = False,
-        wait_for_room: Callable[[], None] | None = None,
+        wait_for_room: Callable[[threading.Event], None] | None = None,
     ) -> None:
         self.pool = pool or ModelPool()
         self._store = store
@@ -51,15 +55,16 @@ class PipelineSet:
         self._around = around
         self._until_end = until_end
         self._wait_for_room = wait_for_room
-        self._lock = threading.RLock()
+        # Held by who changes something: a reload, a swap, the governor. Who only looks needs no lock: the mapping is
+        # replaced as a whole.
+        self._changing = threading.RLock()
         self._pipelines: dict[str, Pipeline] = {}
         self._inboxes: dict[str, Inbox] = {}
         self._hub = RelayHub()
         self._shadows: dict[str, tuple[str, list[tuple[Pipeline, ShadowRun]]]] = {}
 
     def all(self) -> list[Pipeline]:
-        with self._lock:
-            return list(self._pipelines.values())
+        return list(self._pipelines.values())
 
     def start(self, configs: Sequence[PipelineConfig]) -> None:
         """Load every model, then start every pipeline. Raises where a package or model is not usable."""
@@ -67,22 +72,58 @@ class PipelineSet:
 
     def apply(self, configs: Sequence[PipelineConfig]) -> None:
         """Change to a new configuration: what is the same goes on undisturbed. Raises before anything is
-        changed where a new pipeline cannot be made."""
-        with self._lock:
+        changed where a new pipeline cannot be made, and where another change takes too long."""
+        with self._change():
             _check_one_package_a_model(configs)
             check_cascades({c.name: c.source if isinstance(c.source, PipelineSource) else None for c in configs})
             wanted = {config.name: config for config in configs}
             same = self._unchanged(wanted)
-            made = {name: self._make(config) for name, config in wanted.items() if name not in same}
+            made = self._make_all([config for name, config in wanted.items() if name not in same])
+            self._check_routes({**{name: self._pipelines[name] for name in same}, **made}, new=made)
             for name in [name for name in self._pipelines if name not in same]:
                 self._retire(name)
-            self._pipelines.update(made)
+            self._pipelines = {**self._pipelines, **made}
             for name in made:
                 self._connect_source(name)
-            for pipeline in self._pipelines.values():
+            for pipeline in self.all():
                 self._connect_readers(pipeline)
             for pipeline in made.values():
                 pipeline.start()
+
+    @staticmethod
+    def _check_routes(pipelines: dict[str, Pipeline], *, new: dict[str, Pipeline]) -> None:
+        """A pipeline that reads another by labels that the other's package does not have would never get a frame."""
+        try:
+            for name, pipeline in pipelines.items():
+                source = pipeline.config.source
+                if isinstance(source, PipelineSource):
+                    check_labels(name, source, pipelines[source.of].model.package.labels())
+        except ConfigError:
+            for pipeline in new.values():
+                pipeline.stop()
+            raise
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """One change at a time. Loading a model may take a while, and one that hangs is given up after a while."""
+        if not self._changing.acquire(timeout=_CHANGE_WAIT_S):
+            raise ModelError("another change of the pipelines is under way: a model takes long to load")
+        try:
+            yield
+        finally:
+            self._changing.release()
+
+    def _make_all(self, configs: Sequence[PipelineConfig]) -> dict[str, Pipeline]:
+        """All of them or none."""
+        made: dict[str, Pipeline] = {}
+        try:
+            for config in configs:
+                made[config.name] = self._make(config)
+        except BaseException:
+            for pipeline in made.values():
+                pipeline.stop()
+            raise
+        return made
 
     def stop(self, timeout_s: float = 1.5) -> None:
         """Stop all of them at once, so that the waits do not add up."""
@@ -159,38 +200,45 @@ class PipelineSet:
     def swap(self, model: str, digest: str) -> None:
         """Load another version beside the running one and change over between two frames."""
         package = self._store.open(digest)
-        pipelines = self._of(model)
-        loaded = [(self._load(package, pipeline.config), self._observe(package, pipeline)) for pipeline in pipelines]
-        for pipeline, (replacement, observers) in zip(pipelines, loaded, strict=True):
-            pipeline.swap(replacement, observers)
-            self._connect_readers(pipeline)
+        with self._change():
+            pipelines = self._of(model)
+            loaded = [self._load(package, pipeline.config, workers=pipeline.workers) for pipeline in pipelines]
+            for pipeline, replacement in zip(pipelines, loaded, strict=True):
+                self._exchange(pipeline, replacement, self._observe(package, pipeline))
 
     def use_smaller(self, pipeline: Pipeline, on: bool) -> bool:
         """Change to the fastest variant of the package, or back to the preferred one. False where there is none."""
-        package, config = pipeline.model.package, pipeline.config
-        wanted = _fastest(package) if on else choose_variant(package.manifest, wanted=config.variant)
-        if wanted is None or wanted.id == pipeline.model.variant.id:
-            return False
-        pipeline.swap(self._load(package, config, variant=wanted.id), pipeline.observers)
-        return True
+        with self._change():
+            package, config = pipeline.model.package, pipeline.config
+            wanted = _fastest(package) if on else choose_variant(package.manifest, wanted=config.variant)
+            if wanted is None or wanted.id == pipeline.model.variant.id or pipeline not in self.all():
+                return False
+            loaded = self._load(package, config, variant=wanted.id, workers=pipeline.workers)
+            self._exchange(pipeline, loaded, pipeline.observers)
+            return True
+
+    def _exchange(self, pipeline: Pipeline, model: LoadedModel, observers: Sequence[Observer]) -> None:
+        old = pipeline.model
+        pipeline.swap(model, observers)
+        self.pool.release(old)
 
     def begin_shadow(self, model: str, digest: str) -> None:
         """Run another version beside the active one, on the same frames."""
         from edgeinfer.runtime.learn.shadow import ShadowRun, disagreement_hook
 
         self.end_shadow(model)
-        package, runs = self._store.open(digest), []
-        for pipeline in self._of(model):
-            run = ShadowRun(
-                self._load(package, pipeline.config),
-                self._around.config.shadow,
-                labels=pipeline.model.package.labels(),
-                disagreed=disagreement_hook(pipeline.observers),
-            )
-            runs.append((pipeline, run))
-        for pipeline, run in runs:
-            pipeline.observers = (*pipeline.observers, run)
-        self._shadows[model] = (digest, runs)
+        package = self._store.open(digest)
+        with self._change():
+            runs = []
+            for pipeline in self._of(model):
+                candidate = self._load(package, pipeline.config, workers=1)
+                hook = disagreement_hook(pipeline.observers)
+                labels = pipeline.model.package.labels()
+                run = ShadowRun(candidate, self._around.config.shadow, labels=labels, disagreed=hook)
+                runs.append((pipeline, run))
+            for pipeline, run in runs:
+                pipeline.add_observer(run)
+            self._shadows[model] = (digest, runs)
 
     def in_shadow(self, model: str, digest: str) -> bool:
         """Whether this version runs beside the active one in every pipeline of the model."""
@@ -205,10 +253,14 @@ class PipelineSet:
             return None
         return min((run.report.agreement for _, run in runs if run.report.frames), default=1.0)
 
+    def shadow_failure(self, model: str) -> str:
+        """Why the new version is not to be used whatever it agreed on: it hung, or could not be compared."""
+        _, runs = self._shadows.get(model, ("", []))
+        return next((run.report.failed for _, run in runs if run.report.failed), "")
+
     def end_shadow(self, model: str) -> None:
         for pipeline, run in self._shadows.pop(model, ("", []))[1]:
-            pipeline.observers = tuple(observer for observer in pipeline.observers if observer is not run)
-            run.close()
+            pipeline.remove_observer(run)
 
     def _of(self, model: str) -> list[Pipeline]:
         return [pipeline for pipeline in self.all() if pipeline.model.name == model]
@@ -245,21 +297,41 @@ class PipelineSet:
             hint="name a package file in the pipeline, or deploy one",
         )
 
-    def _load(self, package: InstalledPackage, config: PipelineConfig, *, variant: str = "") -> LoadedModel:
+    def _load(
+        self, package: InstalledPackage, config: PipelineConfig, *, variant: str = "", workers: int = 0
+    ) -> LoadedModel:
+        """For `workers` frames at once; 0: as many as the configuration asks for."""
         chosen = choose_variant(package.manifest, wanted=variant or config.variant)
-        path = package.folder / chosen.file
         # Frames of a recorded source wait: each thread takes one of them. Of a live one all threads share the latest.
-        at_once = config.threads if is_recorded(config.source) and not chosen.states else 1
+        workers = workers or (config.threads if is_recorded(config.source) else 1)
+        if chosen.states:  # what it remembers of one frame, it needs for the next
+            workers = 1
         engines = [
             self.pool.share(
-                chosen.engine, path, threads=config.threads // at_once, config=config.engine, replica=replica
+                chosen.engine,
+                package.folder / chosen.file,
+                threads=max(1, config.threads // workers),
+                config=config.engine,
+                replica=replica,
             )
-            for replica in range(at_once)
+            for replica in range(workers)
         ]
-        return LoadedModel(package, variant=chosen.id, engines=engines)
+        model = LoadedModel(package, variant=chosen.id, engines=engines)
+        for engine in engines:
+            engine.configure(config.engine, user=model)
+        return model
 
     def _observe(self, package: InstalledPackage, pipeline: Pipeline) -> list[Observer]:
-        return make_observers(pipeline.config, package.manifest, package.labels(), self._around)
+        """The observers of a pipeline that changes to this package."""
+        observers = make_observers(pipeline.config, package.manifest, package.labels(), self._around)
+        return [*observers, *self._relays(pipeline, package)]
+
+    def _relays(self, pipeline: Pipeline, package: InstalledPackage) -> list[Observer]:
+        """What hands on what it finds, if another pipeline reads it."""
+        name = pipeline.config.name
+        if not self._hub.of(name):
+            return []
+        return [RelayObserver(self._hub, name, package.labels(), live=lambda: pipeline.live)]
 
     def _unchanged(self, wanted: dict[str, PipelineConfig]) -> set[str]:
         """The pipelines that may go on: their configuration is the same, and so is that of what they read."""
@@ -277,7 +349,10 @@ class PipelineSet:
         inbox = self._inboxes.pop(name, None)
         if inbox is not None:
             self._hub.leave(inbox)
-        self._pipelines.pop(name).stop()
+        retired = self._pipelines[name]
+        self._pipelines = {other: pipeline for other, pipeline in self._pipelines.items() if other != name}
+        self.pool.release(retired.model)
+        retired.stop()
 
     def _relay(self, config: PipelineConfig) -> Callable[[threading.Event], RelaySource]:
         return lambda stop: RelaySource(self._inboxes[config.name], stop)
@@ -290,13 +365,12 @@ class PipelineSet:
 
     def _connect_readers(self, pipeline: Pipeline) -> None:
         """See to it that a pipeline hands on what it finds if, and only if, another reads it."""
-        name = pipeline.config.name
-        others = tuple(one for one in pipeline.observers if not isinstance(one, RelayObserver))
-        if self._hub.of(name):
-            labels = pipeline.model.package.labels()
-            pipeline.observers = (*others, RelayObserver(self._hub, name, labels, live=lambda: pipeline.live))
-        elif len(others) < len(pipeline.observers):
-            pipeline.observers = others
+        relays = [one for one in pipeline.observers if isinstance(one, RelayObserver)]
+        wanted = self._relays(pipeline, pipeline.model.package)
+        if relays and not wanted:
+            pipeline.remove_observer(relays[0])
+        elif wanted and not relays:
+            pipeline.add_observer(wanted[0])
 
 
 def _fastest(package: InstalledPackage) -> Variant | None:

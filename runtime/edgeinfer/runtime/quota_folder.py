@@ -3,6 +3,7 @@
     folder = QuotaFolder(state_dir / "examples" / "door", max_bytes=64 << 20, thread_name="examples-door")
     name = folder.put("night", lambda: {".jpg": encode(picture), ".json": about})   # "" where too many wait
     for written in folder.take_written(): ...
+    for name in folder.take_given_up(): ...
     folder.close()
 
 An entry is one or more files of one name; its last file is renamed into place last, so whoever finds that one finds
@@ -12,14 +13,14 @@ looked at anew before each write, so files may be taken out of it by anyone at a
 
 import logging
 import os
-import queue
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 __all__ = ["QuotaFolder", "Written"]
 
@@ -28,7 +29,11 @@ logger = logging.getLogger(__name__)
 _NUMBERED = re.compile(r"^(\d{9})-")
 _MAX_NUMBER = 999_999_999
 _TEMPORARY = ".tmp"
+# An entry that takes longer: the disk hangs, and who closes has waited for it long enough.
+_HANGS_S = 0.5
+_MAX_TOLD = 1024
 
+T = TypeVar("T")
 Make = Callable[[], Mapping[str, bytes]]
 
 
@@ -41,18 +46,21 @@ class Written(NamedTuple):
 
 
 class QuotaFolder:
-    """`put`, `take_written` and `close` may be called from any thread, and never wait for the disk (`close` up to its
-    deadline). What cannot be written is logged and given up: these files are never worth a frame."""
+    """Every method may be called from any thread, and none waits for the disk (`close` a little). What cannot be
+    written is logged and given up: these files are never worth a frame."""
 
     def __init__(self, folder: Path, *, max_bytes: int, thread_name: str, max_waiting: int = 8) -> None:
         self.folder = folder
         self.error = ""
         self._max_bytes = max_bytes
+        self._max_waiting = max_waiting
         self._thread_name = thread_name
-        self._waiting: queue.Queue[tuple[str, Make] | None] = queue.Queue(max_waiting)
-        self._written: deque[Written] = deque(maxlen=1024)
-        self._lock = threading.Lock()
+        self._waiting: deque[tuple[str, Make]] = deque()
+        self._written: deque[Written] = deque(maxlen=_MAX_TOLD)
+        self._given_up: deque[str] = deque(maxlen=_MAX_TOLD)
+        self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._began_s = 0.0  # the entry that is being written; 0 for none
         self._next = _highest_number(folder) + 1
         self._closed = False
 
@@ -61,53 +69,85 @@ class QuotaFolder:
 
         `make` gives file ending to content. It is called in the writer's thread, so encoding costs the caller nothing.
         """
-        with self._lock:
-            if self._closed:
+        with self._changed:
+            if self._closed or len(self._waiting) >= self._max_waiting:
                 return ""
-            name = f"{self._next:09d}-{stem}"
-            try:
-                self._waiting.put_nowait((name, make))
-            except queue.Full:
-                return ""
-            self._next = min(self._next + 1, _MAX_NUMBER)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._write_all, name=self._thread_name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._write_all, name=self._thread_name, daemon=True)
+                thread.start()
+                self._thread = thread
+            name = f"{self._next:09d}-{stem}"
+            self._waiting.append((name, make))
+            self._next = min(self._next + 1, _MAX_NUMBER)
+            self._changed.notify_all()
         return name
 
     def take_written(self) -> list[Written]:
         """The entries that became durable since the last call; cheap where there are none."""
-        taken = []
-        while self._written:
-            taken.append(self._written.popleft())
-        return taken
+        return _taken(self._written)
+
+    def take_given_up(self) -> list[str]:
+        """The names of those that will never be written."""
+        return _taken(self._given_up)
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Write what waits, then end. May be called twice."""
-        with self._lock:
-            closed, self._closed = self._closed, True
-        if self._thread is None or closed:
-            return
-        try:
-            self._waiting.put(None, timeout=timeout_s)
-        except queue.Full:
-            logger.warning("event=writer_stuck folder=%s", self.folder)
-            return
-        self._thread.join(timeout_s)
+        """Write what waits, then end. May be called twice. Where an entry takes half a second, the disk hangs: what
+        waits is given up, nobody waits, and the thread ends when the disk comes back. Where the entries are only many,
+        `timeout_s` is waited for them, and the rest is written afterwards."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+            while self._began_s or self._waiting:
+                now_s = time.monotonic()
+                hangs_s = (self._began_s or now_s) + _HANGS_S
+                if now_s >= hangs_s:
+                    self._give_up_waiting()
+                    return
+                if now_s >= deadline_s:
+                    return
+                self._changed.wait(min(hangs_s, deadline_s) - now_s)
+        if self._thread is not None:  # it has nothing left to do
+            self._thread.join(_HANGS_S)
+
+    def _give_up_waiting(self) -> None:
+        logger.warning("event=writer_stuck folder=%s given_up=%d", self.folder, len(self._waiting))
+        self._given_up.extend(name for name, _ in self._waiting)
+        self._waiting.clear()
 
     def _write_all(self) -> None:
-        while (entry := self._waiting.get()) is not None:
-            name, make = entry
-            try:
-                written = self._write(name, make())
-            except OSError as error:
-                self._note(f"{self.folder}: cannot be written: {error.strerror or error}")
-            except Exception:
-                logger.exception("event=entry_crashed folder=%s name=%s", self.folder, name)
-            else:
-                if written is not None:
-                    self.error = ""
-                    self._written.append(written)
+        while (entry := self._take()) is not None:
+            self._write_or_give_up(*entry)
+            del entry  # and the frame with it, until the next comes
+            with self._changed:
+                self._began_s = 0.0
+                self._changed.notify_all()
+
+    def _take(self) -> tuple[str, Make] | None:
+        """The next entry, or None once there will be none."""
+        with self._changed:
+            while not self._waiting:
+                if self._closed:
+                    return None
+                self._changed.wait()
+            self._began_s = time.monotonic()
+            return self._waiting.popleft()
+
+    def _write_or_give_up(self, name: str, make: Make) -> None:
+        written = None
+        try:
+            written = self._write(name, make())
+        except OSError as error:
+            self._note(f"{self.folder}: cannot be written: {error.strerror or error}")
+        except Exception:
+            logger.exception("event=entry_crashed folder=%s name=%s", self.folder, name)
+        if written is None:
+            self._given_up.append(name)
+        else:
+            self.error = ""
+            self._written.append(written)
 
     def _write(self, name: str, files: Mapping[str, bytes]) -> Written | None:
         size = sum(len(content) for content in files.values())
@@ -151,6 +191,13 @@ class QuotaFolder:
         if error != self.error:
             logger.warning("event=entry_given_up error=%s", error)
         self.error = error
+
+
+def _taken(told: deque[T]) -> list[T]:
+    taken = []
+    while told:
+        taken.append(told.popleft())
+    return taken
 
 
 def _highest_number(folder: Path) -> int:

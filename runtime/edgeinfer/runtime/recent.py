@@ -4,6 +4,7 @@ recent = Recent()
 append = recent.listening(buffer.append)
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -19,11 +20,12 @@ _ROUTINE = OF_A_FRAME | {Kind.FRAMES}
 
 
 class Recent:
-    """Written by the pipelines' threads, read by others; each step is one that the interpreter does whole."""
+    """Written by the pipelines' threads, one at a time, and read by others at any moment."""
 
     def __init__(self) -> None:
         self._noted: deque[Noted] = deque(maxlen=_KEPT)
-        self._last: dict[tuple[str, Kind], Result] = {}
+        self._last: dict[tuple[str, Kind], Result] = {}  # never changed, but replaced; the newest comes last
+        self._writing = threading.Lock()
 
     def listening(self, append: Append) -> Append:
         """`append`, with an ear on what passes. A result of a frame costs one look at a field."""
@@ -36,12 +38,14 @@ class Recent:
         return listen
 
     def _note(self, pipeline: str, result: Result) -> None:
-        self._noted.append((pipeline, result))
-        self._last[pipeline, result.kind] = result
+        key = (pipeline, result.kind)
+        with self._writing:
+            self._noted.append((pipeline, result))
+            self._last = {**{other: last for other, last in self._last.items() if other != key}, key: result}
 
     def newest_first(self) -> list[Noted]:
         return list(self._noted.copy())[::-1]
 
     def last(self, kind: Kind) -> dict[str, Result]:
-        """The newest of a kind by pipeline."""
-        return {pipeline: result for (pipeline, found), result in self._last.copy().items() if found is kind}
+        """The newest of a kind by pipeline, in the order in which they came."""
+        return {pipeline: result for (pipeline, found), result in self._last.items() if found is kind}

@@ -1,6 +1,7 @@
 """What becomes of a frame once its inference is over: its result, what the observers add, its state, the counts."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -24,19 +25,45 @@ Append = Callable[[str, Result], None]
 class Recorder:
     """Used by one thread at a time, frame after frame in the order of their capture; `failed` and `end` by any.
 
-    `observers` may be replaced as a whole at any time. `swapped_from` is set when another model takes over, and the
-    first result of the new one says so.
+    Observers belong to a model: frames of another one, still in flight at a swap, are not shown to them. They may be
+    changed by any thread. `swapped_from` is set when another model takes over, and the first result of the new one
+    says so.
     """
 
-    def __init__(self, name: str, append: Append, observers: Sequence[Observer] = ()) -> None:
+    def __init__(self, name: str, append: Append, model: LoadedModel, observers: Sequence[Observer] = ()) -> None:
         self.counts = FrameCounts()
         self.status = PipelineStatus()
-        self.observers = tuple(observers)
+        self._watching = (model, tuple(observers))
+        self._changing = threading.Lock()
         self.swapped_from: LoadedModel | None = None
         self.consecutive_failures = 0
         self._name = name
         self._append = append
         self._next_frames_s = time.monotonic() + _FRAMES_INTERVAL_S
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        return self._watching[1]
+
+    def observe_with(self, observers: Sequence[Observer], model: LoadedModel | None = None) -> None:
+        """Put these in the place of all; `model` is the one that they belong to, if it is another now. Those that are
+        left out are closed."""
+        with self._changing:
+            before = self._watching
+            self._watching = (model or before[0], tuple(observers))
+        _close([one for one in before[1] if one not in observers])
+
+    def add_observer(self, observer: Observer) -> None:
+        with self._changing:
+            model, observers = self._watching
+            self._watching = (model, (*observers, observer))
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Take it away and close it."""
+        with self._changing:
+            model, observers = self._watching
+            self._watching = (model, tuple(one for one in observers if one is not observer))
+        _close([observer])
 
     def record(self, prepared: Prepared, inferred: Inferred, current: LoadedModel) -> None:
         """Append the result, and what the observers add to it. `current` is the pipeline's model."""
@@ -67,8 +94,9 @@ class Recorder:
         status.ages_us.append(age_us)
         if self.consecutive_failures:
             self.consecutive_failures, status.error = 0, ""
-        if self.observers and frame.data is not NO_DATA:  # it was captured before there was an observer
-            self._observe(Seen(frame, result, prepared.target, inferred.outputs))
+        watched, observers = self._watching
+        if observers and watched is model and frame.data is not NO_DATA:  # not captured before there was one
+            self._observe(observers, Seen(frame, result, prepared.target, inferred.outputs))
         self.end(prepared, FrameState.INFERRED)
 
     def failed(self, error: EdgeInferError) -> None:
@@ -99,8 +127,8 @@ class Recorder:
         except BufferStorageError as error:  # closed: a thread that outlived the daemon's end
             logger.warning("event=frames_lost pipeline=%s frames=%s error=%s", self._name, new, error)
 
-    def _observe(self, seen: Seen) -> None:
-        for observer in self.observers:
+    def _observe(self, observers: tuple[Observer, ...], seen: Seen) -> None:
+        for observer in observers:
             try:
                 for more in observer(seen):
                     self.status.events += more.kind is Kind.EVENT
@@ -109,8 +137,12 @@ class Recorder:
                 logger.warning("event=event_lost pipeline=%s error=%s", self._name, error)
             except Exception:
                 # It would fail at every frame: one report is enough, and the frames matter more.
-                logger.exception("event=observer_crashed pipeline=%s stage=%s", self._name, type(observer).__name__)
-                self.observers = tuple(other for other in self.observers if other is not observer)
+                stage = type(observer).__name__
+                logger.exception("event=observer_crashed pipeline=%s stage=%s", self._name, stage)
+                self.status.trouble = (
+                    f"{stage} has crashed and is left out until the pipeline starts again, see the log"
+                )
+                self.remove_observer(observer)
 
     def _tell_of_swap(self, t_ns: int, now_ns: int, current: LoadedModel) -> None:
         """The first result of a new model: say so in a result of its own."""
@@ -129,3 +161,11 @@ class Recorder:
             extra |= {"from_variant": old.variant.id, "to_variant": current.variant.id}
         self._append(self._name, Result(Kind.SWAP, t_ns, extra=extra))
         logger.info("event=swapped pipeline=%s from=%s to=%s gap_ms=%.1f", self._name, old, current, status.swap_ms)
+
+
+def _close(observers: Sequence[Observer]) -> None:
+    for observer in observers:
+        try:
+            observer.close()
+        except Exception:
+            logger.exception("event=observer_not_closed stage=%s", type(observer).__name__)

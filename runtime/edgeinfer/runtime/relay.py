@@ -25,7 +25,7 @@ from edgeinfer.runtime.results import Item, Result
 from edgeinfer.runtime.sources.settings import PipelineSource
 from edgeinfer.runtime.stages import Seen
 
-__all__ = ["Inbox", "RelayHub", "RelayObserver", "RelaySource"]
+__all__ = ["Inbox", "RelayHub", "RelayObserver", "RelaySource", "check_cascades", "check_labels"]
 
 Array = npt.NDArray[Any]
 _INBOX_FRAMES = 16
@@ -211,6 +211,19 @@ def crop(picture: Array, item: Item, margin: float) -> Array:
 def _span(low: float, high: float, size: int) -> tuple[int, int]:
     first = min(max(0, int(low * size)), size - 1)
     return first, max(first + 1, min(size, round(high * size)))
+
+
+def check_labels(name: str, source: PipelineSource, labels: Sequence[str]) -> None:
+    """Raises ConfigError for a label of `source` that the package does not know; numbers may always be."""
+    for label in source.labels:
+        if label not in labels and not label.isdigit():
+            import difflib
+
+            near = difflib.get_close_matches(label, labels, n=1)
+            raise ConfigError(
+                f"pipeline {name!r}: the package of pipeline {source.of!r} has no label {label!r}",
+                hint=f"did you mean {near[0]!r}?" if near else f"it has {', '.join(labels[:20]) or 'none'}",
+            )
 
 
 def check_cascades(sources: dict[str, PipelineSource | None]) -> None:

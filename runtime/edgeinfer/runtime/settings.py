@@ -18,6 +18,9 @@ __all__ = ["GateConfig", "PipelineConfig", "RuntimeConfig", "SyncPaths", "TrustC
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 
 
+_LEAST_FPS = 0.001
+
+
 class TrustConfig(Section, frozen=True):
     """Public keys, in hex or as paths of `.pub` files. `release_keys` may sign packages: those that come over the
     network always, and a file that a pipeline names where any key is given here. `console_keys` may sign what the
@@ -35,10 +38,11 @@ class SyncPaths(Section, frozen=True):
 
 class PipelineConfig(Section, frozen=True):
     """`package` is the package to begin with; once a newer one was deployed for its model, that one is
-    used. `model` names one that is already installed. `threads` are the engine's own: one, unless measured
-    to be worth it. `priority`: pipelines of the lowest are paused first when the device must save. `max_fps` above 0
-    is the most frames a second that are inferred; the others are counted as shed. `latency_budget_ms` above 0 is
-    what a frame may take from capture to result before the governor steps down."""
+    used. `model` names one that is already installed. `threads` are the engine's own, where only the latest frame
+    counts; of a recorded source as many frames are inferred at once. One, unless measured to be worth it. `priority`:
+    pipelines of the lowest are paused first when the device must save. `max_fps` above 0 is the most frames a second
+    that are inferred: of a live source the others are counted as shed, a recorded one waits. `latency_budget_ms` above
+    0 is what a frame may take from capture to result before the governor steps down."""
 
     name: Name
     source: SourceConfig
@@ -59,6 +63,8 @@ class PipelineConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         if not (self.package or self.model):
             raise ValueError(f"pipeline {self.name!r} needs a package (a file) or a model (an installed one)")
+        if 0 < self.max_fps < _LEAST_FPS:
+            raise ValueError(f"max_fps: expected 0 (no limit) or at least {_LEAST_FPS}, found {self.max_fps}")
         if self.name.startswith("_"):
             raise ValueError("names that begin with _ are the daemon's own")
         try:
@@ -97,6 +103,8 @@ class RuntimeConfig(Section, frozen=True):
 
     def __post_init__(self) -> None:
         names = [pipeline.name for pipeline in self.pipeline]
+        if self.governor is None and any(pipeline.latency_budget_ms for pipeline in self.pipeline):
+            raise ValueError("latency_budget_ms is kept by the governor: add a section [governor]")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"pipeline {twice[0]!r} is configured twice: names are how results are told apart")

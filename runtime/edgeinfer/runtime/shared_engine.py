@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -27,14 +28,14 @@ from edgeinfer.runtime.turns import Turns
 if TYPE_CHECKING:
     from edgeinfer.runtime.engines.isolated import IsolatedEngine
 
-__all__ = ["SharedEngine"]
+__all__ = ["LOAD_S", "SharedEngine"]
 
 logger = logging.getLogger(__name__)
 
 # What a call that was asked to end may still take.
 _GRACE_S = 2.0
 # What loading may take, however short the time for a call is; longer than a process waits for its own start.
-_LOAD_S = 90.0
+LOAD_S = 90.0
 # So long a call waits for an engine that is to be started again; with more to wait its frame fails at once.
 _PATIENCE_S = 1.0
 # A process that replaces a stuck engine, and that nobody uses any more (its user may be the stuck thread itself).
@@ -66,7 +67,9 @@ class SharedEngine:
         self.version = ""
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
-        self.config = EngineConfig()
+        self._configs: WeakKeyDictionary[object, EngineConfig] = WeakKeyDictionary()  # by user
+        self._asked_for = EngineConfig()  # by nobody in particular
+        self._configuring = threading.Lock()
         self.busy_since_s = 0.0
         self.last_used_s = time.monotonic()
         self.restarts = 0
@@ -99,15 +102,32 @@ class SharedEngine:
     def idle(self) -> bool:
         return not self.busy_since_s
 
-    def configure(self, config: EngineConfig) -> None:
-        """What a pipeline sets counts for all that share the engine; where two set it differently, the last one."""
-        default = msgspec.structs.asdict(EngineConfig())
-        wanted = msgspec.structs.asdict(config)
-        changed = {field: value for field, value in wanted.items() if value != default[field]}
-        self.config = msgspec.structs.replace(self.config, **changed)
+    @property
+    def config(self) -> EngineConfig:
+        """What any of its users sets counts for all: what is left at its default says nothing. Where several set the
+        same differently, the largest counts: no user's calls are ended earlier than it asked for."""
+        with self._configuring:
+            return _merge(list(self._configs.values()) or [self._asked_for])
+
+    def configure(self, config: EngineConfig, *, user: object | None = None) -> None:
+        """What `user`, usually a loaded model, wants; in place of what it wanted before, until it is released or
+        gone. What was asked for without a user counts while there is none."""
+        with self._configuring:
+            if user is None:
+                self._asked_for = _merge([self._asked_for, config])
+            else:
+                self._configs[user] = config
+
+    def release(self, user: object) -> None:
+        """What `user` wanted no longer counts."""
+        with self._configuring:
+            self._configs.pop(user, None)
 
     def load(self) -> None:
-        """Load it, unless it was loaded before: `inputs` and `outputs` are known then. Raises as `load_engine`."""
+        """Load it, unless it was loaded before: `inputs` and `outputs` are known then, and no turn is waited for.
+        Raises as `load_engine`."""
+        if self.version:
+            return
         token = self._begin_call()
         try:
             if not self.version:
@@ -156,7 +176,7 @@ class SharedEngine:
         """Ten times a second: ends what is stuck, gives up what does not end, sees to processes and to idleness.
         `now_s` is on the monotonic clock."""
         since_s, config = self.busy_since_s, self.config
-        limit_s = max(config.timeout_s, _LOAD_S) if self._loading else config.timeout_s
+        limit_s = max(config.timeout_s, LOAD_S) if self._loading else config.timeout_s
         if since_s and now_s - since_s > limit_s:
             self._act_on_stuck(since_s, now_s, f"the call took longer than {limit_s:g} s")
         if self._process is not None:
@@ -234,7 +254,8 @@ class SharedEngine:
             self._engine, self._process = engine, _as_process(engine) if self.isolated else None
             self._loading = False
             self.busy_since_s = time.monotonic()  # from here on it is the call's own time
-        self.version, self.inputs, self.outputs = engine.version, engine.inputs, engine.outputs
+        self.inputs, self.outputs = engine.inputs, engine.outputs
+        self.version = engine.version  # last: who sees it knows the others
         self._measure()
         reason = self._revival.came_back()
         if reason:
@@ -342,6 +363,13 @@ class SharedEngine:
                 if not self.idle and not self._ended_for:
                     self._ask_to_end(reason, time.monotonic())
         self._try_close()
+
+
+def _merge(configs: Sequence[EngineConfig]) -> EngineConfig:
+    merged = msgspec.structs.asdict(EngineConfig())
+    for field, default in list(merged.items()):
+        merged[field] = max((value for one in configs if (value := getattr(one, field)) != default), default=default)
+    return EngineConfig(**merged)
 
 
 def _as_process(engine: Engine) -> "IsolatedEngine":

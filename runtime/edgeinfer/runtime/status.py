@@ -11,7 +11,7 @@ changes with every frame is kept out of the former, and short in the latter. The
                latency_us, age_us, swap_ms, restarts
     buffer     epoch, durable_seq, pending, bytes, max_bytes, error
     last       by pipeline: the newest result: kind, t_ns, frame, items (name, score)
-    governor   where there is one: level (0: at full speed), and its last step
+    governor   where there is one: its last step, and level: how far down the pipeline is that is furthest (0: none is)
     drift      by pipeline: what was measured last
     recent     newest first: t_ns, pipeline, kind, and what it says
 """
@@ -86,7 +86,7 @@ class StatusBoard:
             "model_bytes": _model_bytes(pipelines),
             "pipelines": {p.config.name: _pipeline(p) for p in pipelines},
             "last": {p.config.name: self._last(p, r) for p in pipelines if (r := p.status.last_result) is not None},
-            "governor": self._governor(),
+            "governor": self._governor(pipelines),
             "drift": {name: dict(result.extra or {}) for name, result in self._recent.last(Kind.DRIFT).items()},
             "buffer": _buffer(buffer),
             "rss_bytes": resident_bytes(),
@@ -94,12 +94,14 @@ class StatusBoard:
             **about,
         }
 
-    def _governor(self) -> dict[str, Any]:
-        steps = self._recent.last(Kind.STEP)
+    def _governor(self, pipelines: Sequence[Pipeline]) -> dict[str, Any]:
+        running = {pipeline.config.name for pipeline in pipelines}
+        steps = {name: step for name, step in self._recent.last(Kind.STEP).items() if name in running}
         if not steps:
             return {"level": 0} if self._has_governor else {}
-        pipeline, newest = max(steps.items(), key=lambda entry: entry[1].t_ns)
-        return {"level": 0, **(newest.extra or {}), "pipeline": pipeline, "t_ns": newest.t_ns}
+        pipeline, newest = list(steps.items())[-1]  # as they came: the wall clock may have been set meanwhile
+        level = max((step.extra or {}).get("level", 0) for step in steps.values())
+        return {**(newest.extra or {}), "pipeline": pipeline, "t_ns": newest.t_ns, "level": level}
 
     def _last(self, pipeline: Pipeline, result: Result) -> dict[str, Any]:
         labels = self._labels.of(pipeline.model.package)
@@ -193,7 +195,7 @@ def _pipeline(pipeline: Pipeline) -> dict[str, Any]:
         "swap_ms": round(status.swap_ms, 3),
         "restarts": sum(engine.restarts for engine in model.engines if isinstance(engine, SharedEngine)),
         "source": status.source,
-        "error": masked(status.error or _trouble(pipeline)),
+        "error": masked(status.error or status.trouble or _trouble(pipeline)),
     }
 
 

@@ -57,6 +57,7 @@ class TrialView(Protocol):
     def begin_shadow(self, model: str, digest: str) -> None: ...
     def in_shadow(self, model: str, digest: str) -> bool: ...
     def shadow_agreement(self, model: str) -> float | None: ...
+    def shadow_failure(self, model: str) -> str: ...
     def end_shadow(self, model: str) -> None: ...
 
 
@@ -303,6 +304,7 @@ class Updater:
         """Where the configuration asks for it, the new version first runs beside the active one on the same frames."""
         model, shadow = self.row.model, self.config.shadow
         if not shadow.frames or not self._running.runs(model):
+            self._running.end_shadow(model)  # one that a reload has left without pipelines, or without being wanted
             self._begin_trial()
             return
         if not self._running.in_shadow(model, self.row.digest):  # also after a reload, which makes pipelines anew
@@ -311,7 +313,10 @@ class Updater:
         agreement = self._running.shadow_agreement(model)
         if agreement is None:
             return
+        failure = self._running.shadow_failure(model)
         self._running.end_shadow(model)
+        if failure:
+            raise RefusedError(f"in shadow it failed: {failure}")
         if agreement < shadow.min_agreement:
             raise RefusedError(
                 f"in shadow it agreed with the active version on {agreement:.1%} of the frames, "

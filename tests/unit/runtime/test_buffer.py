@@ -567,6 +567,17 @@ class TestTheEnd:
         assert stuck.pending == 51
         assert not stuck.close(timeout_s=0.1)
 
+    def test_who_must_not_wait_is_refused_at_once(self, stuck: Buffer) -> None:
+        for frame in range(50, 100):  # as much as there is room for
+            if not stuck._is_full():
+                stuck.append("p", result(frame), wait=False)
+        pending = stuck.pending
+        with pytest.raises(BufferStorageError, match="the disk is stuck"):
+            stuck.append("p", Result(Kind.ENGINE, 1, extra={"what": "terminated"}), wait=False)
+        stuck.append("p", Result(Kind.FRAMES, 1, extra={"stale": 1}), wait=False)
+        assert stuck.pending == pending + 1
+        assert not stuck.close(timeout_s=0.1)
+
     def test_whoever_waits_is_sent_away_before_the_end(self, stuck: Buffer) -> None:
         refused = threading.Event()
 

@@ -119,6 +119,19 @@ def test_who_waits_keeps_nobody_from_asking(desk: Desk) -> None:
     assert answers == [{"waited": True}]
 
 
+def test_a_change_that_gets_no_thread_leaves_room_for_the_next(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    desk.let_go.set()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        for _ in range(control.MAX_CLIENTS + 1):
+            with pytest.raises(EdgeInferError, match="cannot start a thread"):
+                call(desk.folder, {"do": "wait"})
+    assert call(desk.folder, {"do": "wait"}) == {"waited": True}
+
+
 def test_who_leaves_while_it_works_harms_nothing(desk: Desk) -> None:
     with desk.raw() as connection:
         connection.sendall(b'{"do": "wait"}\n')

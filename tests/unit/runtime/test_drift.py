@@ -261,9 +261,9 @@ class TestOwnReference:
         first.stage.close()
         newer = msgspec.structs.replace(package, manifest=msgspec.structs.replace(package.manifest, version="1.0.1"))
         assert Stage(newer, self.CONFIG, tmp_path).feed(self.rows(99)) == []
-        fewer = msgspec.structs.replace(self.CONFIG, learn=60)
-        assert Stage(package, fewer, tmp_path).feed(self.rows(60)) == []
         assert Stage(package, self.CONFIG, tmp_path).feed(self.rows(60)) != []
+        fewer = msgspec.structs.replace(self.CONFIG, learn=60)
+        assert Stage(package, fewer, tmp_path).feed(self.rows(60)) == []  # and now its own is being written
 
     @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff" * 100, b"[" * 100_000])
     def test_one_that_is_damaged_is_learned_again(

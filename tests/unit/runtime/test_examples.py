@@ -5,7 +5,8 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,104 @@ def test_a_full_disk_costs_examples_until_there_is_room(
     assert len(stage.files()) == 2, "and nothing half written"
 
 
+def test_while_nothing_can_be_written_nothing_piles_up(package: InstalledPackage, tmp_path: Path) -> None:
+    (tmp_path / "examples").write_text("every write fails")
+    stage = Stage(package, EACH, tmp_path)
+    kept: list[weakref.ref[Array]] = []
+    for _ in range(30):
+        stage.feed([UNSURE])
+        if stage.stage._held is not None:
+            kept.append(weakref.ref(stage.stage._held.frame.data))
+        stage.feed([SURE, SURE])
+        wait_until(lambda: not stage.stage._folder._waiting and not stage.stage._folder._began_s)
+    stage.feed([SURE])
+    assert not stage.stage._waiting
+    assert kept
+    assert [data() for data in kept] == [None] * len(kept), "no frame is kept by anyone"
+    stage.stage.close()
+
+
+def test_closing_while_frames_come_keeps_each_input_once(package: InstalledPackage, tmp_path: Path) -> None:
+    for attempt in range(10):
+        stage = Stage(package, EACH, tmp_path / str(attempt))
+        stage.feed([UNSURE])
+        closing = threading.Thread(target=stage.stage.close)
+        closing.start()
+        stage.feed([UNSURE, SURE] * 5)
+        closing.join(10)
+        stage.feed([UNSURE, SURE] * 5)
+        assert stage.stage._held is None
+        frames = [path.name.partition("-")[2] for path in stage.files(".json")]
+        assert len(frames) == len(set(frames)) >= 1
+
+
+class Disk:
+    """`os.fsync` that hangs until it is told to go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hangs, self.go = threading.Event(), threading.Event()
+        self._fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def fsync(self, descriptor: int) -> None:
+        self.hangs.set()
+        assert self.go.wait(30)
+        self._fsync(descriptor)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    disk = Disk(monkeypatch)
+    yield disk
+    disk.go.set()
+    wait_until(lambda: not writers())
+
+
+def writers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "t"]
+
+
+class TestHangingDisk:
+    def test_the_thread_of_a_full_folder_ends_when_the_disk_comes_back(self, tmp_path: Path, disk: Disk) -> None:
+        folder = QuotaFolder(tmp_path, max_bytes=1000, thread_name="t", max_waiting=2)
+        names = [folder.put("x", lambda: {".a": b"1"})]
+        assert disk.hangs.wait(10)
+        names += [folder.put("x", lambda: {".a": b"1"}) for _ in range(3)]
+        assert names[-1] == ""
+        folder.close()
+        assert folder.take_given_up() == names[1:3], "their memory is not held by a disk that may never come back"
+        assert writers() == ["t"]
+        disk.go.set()
+        wait_until(lambda: not writers())
+        assert [written.name for written in folder.take_written()] == names[:1]
+
+    @pytest.mark.usefixtures("disk")
+    def test_who_closes_waits_for_a_hanging_disk_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folders = [QuotaFolder(tmp_path / str(n), max_bytes=1000, thread_name="t") for n in range(5)]
+        for folder in folders:
+            folder.put("x", lambda: {".a": b"1"})
+        wait_until(lambda: all(folder._began_s for folder in folders))
+        waits: list[float] = []
+        for folder in folders:
+            wait = folder._changed.wait
+
+            def waiting(timeout: float | None = None, wait: Any = wait) -> bool:
+                assert timeout is not None
+                waits.append(timeout)
+                return bool(wait(timeout))
+
+            monkeypatch.setattr(folder._changed, "wait", waiting)
+            folder.close(60.0)
+        assert sum(waits) < 1.5
+
+    def test_entries_that_are_only_many_are_waited_for(self, tmp_path: Path, disk: Disk) -> None:
+        disk.go.set()
+        folder = QuotaFolder(tmp_path, max_bytes=1000, thread_name="t")
+        names = [folder.put("x", lambda: {".a": b"1"}) for _ in range(8)]
+        folder.close(60.0)
+        assert [written.name for written in folder.take_written()] == [name for name in names if name]
+
+
 class TestQuotaFolder:
     def test_a_crash_leaves_nothing_that_counts(self, tmp_path: Path) -> None:
         (tmp_path / ".000000007-x.jpg.tmp").write_bytes(b"half")
@@ -348,6 +447,7 @@ class TestQuotaFolder:
         folder.put("good", lambda: {".a": b"x"})
         folder.close()
         assert [written.files for written in folder.take_written()] == [("000000003-good.a",)]
+        assert folder.take_given_up() == ["000000001-large", "000000002-broken"]
 
     def test_files_may_be_taken_away_at_any_time(self, tmp_path: Path) -> None:
         folder = QuotaFolder(tmp_path / "f", max_bytes=100, thread_name="t")

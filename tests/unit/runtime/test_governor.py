@@ -305,6 +305,40 @@ class TestGoverning:
         device.pass_time(1)
         assert device.steps() == ["door motion"]
 
+    def test_a_step_that_cannot_be_kept_is_given_up_for_a_while(self) -> None:
+        door, tried = Board("door"), 0
+
+        class Broken(Board):
+            def use_smaller(self, on: bool) -> bool:
+                nonlocal tried
+                tried += on
+                raise ModelError("cannot be loaded")
+
+        device = Device(door, config=GovernorConfig(steps=("variant", "motion"), hold_down_s=1.0))
+        device.readings = HOT
+        device.pass_time(1)
+        device.boards = [Broken("door")]
+        device.pass_time(40)
+        assert tried == 3
+        assert device.steps() == ["door variant", "door motion", "door variant"]
+        assert [(result.extra or {})["direction"] for _, result in device.results] == ["down", "down", "up"]
+        assert (device.results[-1][1].extra or {})["level"] == 1
+        device.pass_time(60)
+        assert tried == 4, "it is asked for again, as a step that is refused where it fails"
+        device.pass_time(2000)
+        assert tried == 4
+
+    def test_a_step_that_fails_once_is_kept(self) -> None:
+        device = Device(Board("door"), config=GovernorConfig(steps=("variant",)))
+        device.readings = HOT
+        device.pass_time(1)
+        device.boards[0].broken = True
+        device.pass_time(5)
+        device.boards[0].broken = False
+        device.pass_time(100)
+        assert device.steps() == ["door variant"]
+        assert device.boards[0].small
+
     def test_a_pipeline_that_was_made_anew_is_told_again(self) -> None:
         device = Device(Board("door"))
         device.readings = HOT

@@ -3,6 +3,7 @@
 import itertools
 import random
 import threading
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import pytest
 from edgeinfer.runtime.engines import load_engine
 from edgeinfer.runtime.errors import ModelError
 from edgeinfer.runtime.frame import Frame, FrameState
-from edgeinfer.runtime.inference import _Order
+from edgeinfer.runtime.in_order import InOrder
 from edgeinfer.runtime.manifest import ClassifyPost, TensorPre
 from edgeinfer.runtime.model import LoadedModel, Prepared, Ran
 from edgeinfer.runtime.pipeline import Pipeline
 from edgeinfer.runtime.results import Kind, Result
 from edgeinfer.runtime.settings import PipelineConfig
+from edgeinfer.runtime.sources.base import Source
 from edgeinfer.runtime.sources.settings import TensorsSource
 from edgeinfer.runtime.stages import Gate, Observer, Seen
 from edgeinfer.runtime.store import InstalledPackage, Store
@@ -258,18 +260,21 @@ def test_a_paused_recorded_source_waits(package: InstalledPackage, tmp_path: Pat
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_is_done_first_is_recorded_in_order(seed: int) -> None:
     recorded: list[int] = []
-    order, chance = _Order(), random.Random(seed)
+    order, chance = InOrder(recorded.append, ahead=8), random.Random(seed)
     lock, tickets = threading.Lock(), itertools.count()
 
     def work() -> None:
         while True:
+            if not order.wait_for_room(1.0):
+                continue
             with lock:
                 if next(tickets) >= 200:
                     return
                 ticket = order.ticket()
             if chance.random() < 0.2:
                 threading.Event().wait(0.0005)
-            order.done(ticket, ticket, recorded.append)  # type: ignore[arg-type]  # anything can be put in order
+            order.deposit(ticket, ticket)
+            order.drain()
 
     threads = [threading.Thread(target=work) for _ in range(5)]
     for thread in threads:
@@ -277,3 +282,138 @@ def test_whatever_is_done_first_is_recorded_in_order(seed: int) -> None:
     for thread in threads:
         thread.join()
     assert recorded == list(range(200))
+    assert order.rest() == []
+
+
+def test_nobody_gets_far_ahead_of_the_oldest() -> None:
+    recorded: list[int] = []
+    order = InOrder(recorded.append, ahead=3)
+    for number in (1, 2):
+        order.ticket()
+        order.deposit(number, number)
+    order.ticket()
+    order.drain()
+    assert not order.wait_for_room(0.01)
+    assert recorded == []
+    assert order.rest() == [1, 2]
+
+
+def test_a_record_that_fails_does_not_stop_the_others() -> None:
+    recorded: list[int] = []
+
+    def record(number: int) -> None:
+        if number == 1:
+            raise MemoryError
+        recorded.append(number)
+
+    order = InOrder(record, ahead=10)
+    for number in range(3):
+        order.deposit(order.ticket(), number)
+    with pytest.raises(MemoryError):
+        order.drain()
+    order.drain()
+    assert recorded == [0, 2]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_slow_worker_does_not_let_the_others_fill_the_memory(
+    package: InstalledPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    model = loaded(package, workers=workers)
+    run, release = model.run, threading.Event()
+
+    def first_is_slow(prepared: Prepared, engine: int = 0) -> Ran:
+        if prepared.frame.index == 0:
+            release.wait(60)
+        return run(prepared, engine)
+
+    monkeypatch.setattr(model, "run", first_is_slow)
+    made = Run(tmp_path, model)
+    made.pipeline.start()
+    wait_until(lambda: made.pipeline.counts.captured > 4 * workers)
+    wait_until(lambda: not made.pipeline._inference._order.wait_for_room(0.01))
+    assert len(made.pipeline._inference._order._waiting) < 4 * workers
+    release.set()
+    wait_until(lambda: made.pipeline.ended)
+    made.pipeline.stop()
+    assert made.frames() == list(range(FRAMES))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_call_that_outlasts_the_stop_leaves_no_frame_uncounted(
+    package: InstalledPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    model = loaded(package, workers=workers)
+    run, release = model.run, threading.Event()
+
+    def slow(prepared: Prepared, engine: int = 0) -> Ran:
+        if prepared.frame.index == 5:
+            release.wait(60)
+        return run(prepared, engine)
+
+    monkeypatch.setattr(model, "run", slow)
+    made = Run(tmp_path, model)
+    made.pipeline.start()
+    wait_until(lambda: made.pipeline.counts.captured > 8)
+    made.pipeline.stop(timeout_s=0.3)
+    release.set()
+    made.assert_exact()
+    assert made.pipeline.counts.totals()["stale"] > 1
+
+
+def test_frames_of_the_old_model_are_not_shown_to_the_new_one_s_observers(
+    package: InstalledPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = loaded(package), loaded(package)
+    run, go_on = first.run, threading.Event()
+
+    def held(prepared: Prepared, engine: int = 0) -> Ran:
+        go_on.wait(30)
+        return run(prepared, engine)
+
+    monkeypatch.setattr(first, "run", held)
+    old, new = Watching(), Watching()
+    made = Run(tmp_path, first, observers=[old])
+    made.pipeline.start()
+    wait_until(lambda: made.pipeline.counts.captured > 3)
+    made.pipeline.swap(second, [new])
+    in_flight = made.pipeline.counts.captured
+    go_on.set()
+    wait_until(lambda: made.pipeline.ended)
+    made.pipeline.stop()
+    assert made.frames() == list(range(FRAMES))
+    assert new.seen == list(range(new.seen[0], FRAMES))
+    assert 0 < new.seen[0] <= in_flight + 1
+    assert (old.closed, new.closed) == (1, 1)
+
+
+def test_an_observer_that_crashed_is_closed_and_said_of(package: InstalledPackage, tmp_path: Path) -> None:
+    broken = Watching(breaks_at=5)
+    made = Run(tmp_path, loaded(package), observers=[broken]).to_the_end()
+    assert broken.closed == 1
+    assert "Watching has crashed" in made.pipeline.status.trouble
+
+
+def test_a_stopped_pipeline_lets_go_of_its_engines(package: InstalledPackage, tmp_path: Path) -> None:
+    model = loaded(package)
+    engine = weakref.ref(model.engines[0])
+    made = Run(tmp_path, model).to_the_end()
+    assert made.pipeline.model.name == "m"
+    assert engine() is None
+
+
+def test_a_source_that_cannot_be_opened_for_an_odd_reason_is_tried_again(
+    package: InstalledPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Run(tmp_path, loaded(package))
+    open_, tries = made.pipeline._open, itertools.count()
+
+    def odd(stop: threading.Event) -> Source:
+        if next(tries) == 0:
+            raise RuntimeError("can't start new thread")
+        return open_(stop)
+
+    made.pipeline._until_end = False
+    monkeypatch.setattr(made.pipeline, "_open", odd)
+    made.to_the_end()
+    assert made.frames() == list(range(FRAMES))

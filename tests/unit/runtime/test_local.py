@@ -8,6 +8,7 @@ import math
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from edgeinfer.runtime.local.live import LiveBoard
 from edgeinfer.runtime.local.metrics import render
 from edgeinfer.runtime.local.server import LocalServer, host_is_this_device
 from edgeinfer.runtime.local.settings import Address, LocalConfig, parse_listen
-from edgeinfer.runtime.local.shots import curves
+from edgeinfer.runtime.local.shots import Shots, curves
 from edgeinfer.runtime.results import Item, Kind, Result
 from edgeinfer.runtime.settings import RuntimeConfig
 from edgeinfer.runtime.stages import Seen
@@ -276,6 +277,37 @@ class TestPictures:
         assert json.loads(page.get("/live/door.json")[2])["items"][0]["name"] == "b"
         new.close()
         assert page.get("/live/door.json")[0] == 404
+
+
+class TestShots:
+    PICTURE = np.zeros((20, 20, 3), np.uint8)
+
+    def test_no_frame_is_kept_and_what_nobody_looks_at_is_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        board, now_s = LiveBoard(), [100.0]
+        made = Shots(board, LocalConfig(listen="127.0.0.1:0"))
+        monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+        views = {name: board.observe(name, LABELS) for name in ("door", "yard")}
+        frame = self.PICTURE.copy()
+        gone = weakref.ref(frame)
+        views["door"](seen(frame, frame=1))
+        assert made.jpeg("door", drawn=True) is not None
+        assert made.jpeg("door", drawn=False) is not None
+        views["door"](seen(self.PICTURE, frame=2))
+        del frame
+        assert gone() is None
+        views["yard"](seen(self.PICTURE, frame=1))
+        now_s[0] += 60.0
+        assert made.jpeg("yard", drawn=True) is not None
+        assert list(made._made) == [("yard", True)]
+
+    def test_those_of_a_pipeline_that_is_gone_go(self) -> None:
+        board = LiveBoard()
+        made, view = Shots(board, LocalConfig(listen="127.0.0.1:0")), board.observe("door", LABELS)
+        view(seen(self.PICTURE, frame=1))
+        assert made.jpeg("door", drawn=True) is not None
+        view.close()
+        assert made.jpeg("door", drawn=True) is None
+        assert not made._made
 
 
 class TestSignals:

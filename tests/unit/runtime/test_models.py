@@ -112,6 +112,41 @@ class TestSharing:
         pool.share("onnx", model, config=EngineConfig(timeout_s=3.0, idle_unload_s=9.0))
         assert shared.config == EngineConfig(timeout_s=3.0, idle_unload_s=9.0, pinned=True)
 
+    def test_what_a_user_has_set_goes_with_it(self, model: Path) -> None:
+        class User:
+            pass
+
+        pool, first, second = ModelPool(), User(), User()
+        shared = pool.share("onnx", model, config=EngineConfig(timeout_s=0.05, pinned=True))
+        shared.configure(EngineConfig(timeout_s=0.05, idle_unload_s=1.0, pinned=True), user=first)
+        shared.configure(EngineConfig(timeout_s=2.0), user=second)
+        assert shared.config == EngineConfig(timeout_s=2.0, idle_unload_s=1.0, pinned=True), "the largest counts"
+        shared.configure(EngineConfig(idle_unload_s=3.0), user=second)
+        assert shared.config == EngineConfig(timeout_s=0.05, idle_unload_s=3.0, pinned=True)
+        pool.release(first)
+        assert shared.config == EngineConfig(idle_unload_s=3.0)
+        shared.configure(EngineConfig(pinned=True), user=first)
+        del first
+        gc.collect()
+        assert shared.config == EngineConfig(idle_unload_s=3.0), "nobody has to say so"
+        assert pool.share("onnx", model, config=EngineConfig()) is shared
+        assert shared.config == EngineConfig(idle_unload_s=3.0)
+        shared.configure(EngineConfig(), user=second)
+        assert shared.config == EngineConfig(), "taken back"
+
+    def test_one_that_is_at_work_is_shared_at_once(self, model: Path) -> None:
+        pool = ModelPool()
+        shared = pool.share("onnx", model)
+        token = shared._turns.try_take()
+        assert token is not None
+        found: list[SharedEngine] = []
+        thread = threading.Thread(target=lambda: found.append(pool.share("onnx", model)))
+        thread.start()
+        thread.join(10)
+        assert found == [shared]
+        token.release()
+        thread.join()
+
 
 class TestUnloading:
     def test_an_idle_model_is_unloaded_and_comes_back_with_the_next_frame(self, model: Path) -> None:

@@ -125,7 +125,7 @@ def test_recorded_input_is_inferred_whole_and_in_order(store: Store, tmp_path: P
     expected = [int(np.argmax(model.engines[0].run([one[None]])[0])) for one in rows]
     for _ in range(5):
         results = Results()
-        made = pipeline(model, results, TensorsSource(path=str(path)))
+        made = pipeline(load(store), results, TensorsSource(path=str(path)))
         made.start()
         wait_until(lambda made=made: made.ended)  # type: ignore[misc]  # bound in the loop on purpose
         made.stop()

@@ -149,6 +149,19 @@ class TestSnapshots:
         (extra,) = Film(made).extras(thing(0.5))
         assert extra["snapshot"] == "dropped"
 
+    def test_it_may_be_closed_in_the_middle_of_a_frame(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = SnapshotStore(tmp_path / "snapshots", SnapshotConfig())
+        made = observer("snapshot = true\n---\nsnapshot = true", snapshots=store)
+        keep = store.keep
+
+        def closed_meanwhile(*about: Any) -> str:
+            made.close()
+            return keep(*about)
+
+        monkeypatch.setattr(store, "keep", closed_meanwhile)  # another thread, at the worst moment
+        found = Film(made).extras(thing(0.5))
+        assert [extra["snapshot"] for extra in found] == ["dropped", "dropped"]
+
     def test_without_a_rule_that_wants_one_nothing_is_opened(self, tmp_path: Path) -> None:
         store = SnapshotStore(tmp_path / "snapshots", SnapshotConfig())
         made = observer("count = 1", snapshots=store)

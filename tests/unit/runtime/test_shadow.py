@@ -1,6 +1,8 @@
 """A candidate in shadow: what counts as the same answer, and that it never disturbs the active version."""
 
-from collections.abc import Sequence
+import math
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeinfer.runtime.errors import ModelError
 from edgeinfer.runtime.frame import Frame
+from edgeinfer.runtime.learn import shadow
 from edgeinfer.runtime.learn.comparison import agree, box_f1, iou
 from edgeinfer.runtime.learn.examples import HardExamples
 from edgeinfer.runtime.learn.settings import ExamplesConfig, ShadowConfig
@@ -23,6 +26,7 @@ from edgeinfer.runtime.results import Item, Kind, Result
 from edgeinfer.runtime.stages import Seen
 from edgeinfer.runtime.store import InstalledPackage, Store
 from packages import identity_model, linear_model, make_package
+from waiting import wait_until
 
 Array = npt.NDArray[Any]
 FEATURES = 8
@@ -36,6 +40,7 @@ found = st.lists(st.builds(Item, st.integers(0, 3), unit, boxes), max_size=6)
 
 class TestComparison:
     @given(boxes, boxes)
+    @example((0.0, 0.0, 0.5, 5e-324), (0.0, 0.0, 0.5, 5e-324))
     def test_iou_is_symmetric_and_a_share(self, one: Any, other: Any) -> None:
         assert 0.0 <= iou(one, other) <= 1.0 + 1e-9
         assert iou(one, other) == pytest.approx(iou(other, one))
@@ -134,7 +139,12 @@ def see(model: LoadedModel, data: Array, index: int = 0) -> Seen:
 
 
 def feed(run: ShadowRun, active: LoadedModel, inputs: list[Array]) -> list[Result]:
-    return [more for index, data in enumerate(inputs) for more in run(see(active, data, index))]
+    """One after the other, so that none comes while the candidate is busy; and one more, for the last answer."""
+    told: list[Result] = []
+    for index, data in enumerate([*inputs, inputs[-1]]):
+        told.extend(run(see(active, data, index)))
+        assert run.idle.wait(10)
+    return told
 
 
 def test_the_same_model_agrees_on_every_frame(folder: Path) -> None:
@@ -146,7 +156,7 @@ def test_the_same_model_agrees_on_every_frame(folder: Path) -> None:
     assert run.finished
     assert run.report._replace(latency_us_p50=0) == ShadowReport(100, 1.0, 0.0, 0, 0)
     (result,) = told
-    assert (result.kind, result.frame) == (Kind.SHADOW, 99)
+    assert (result.kind, result.frame) == (Kind.SHADOW, 100)
     extra = result.extra or {}
     assert (extra["candidate"], extra["frames"], extra["agreement"], extra["failures"]) == ("m 1.0.0", 100, 1.0, 0)
     assert extra["latency_us_active"] == 5
@@ -174,7 +184,8 @@ def test_one_frame_in_so_many_is_compared(folder: Path) -> None:
     run = ShadowRun(candidate, ShadowConfig(frames=10, every=5))
     told = feed(run, LoadedModel(installed), frames(46))
     assert candidate.inferred == 10
-    assert [result.frame for result in told] == [45]
+    assert "failed" not in (told[0].extra or {})
+    assert [result.frame for result in told] == [46]
 
 
 class Failing(LoadedModel):
@@ -261,6 +272,158 @@ def test_who_listens_cannot_end_it(folder: Path, caplog: pytest.LogCaptureFixtur
     feed(run, LoadedModel(package(folder)), frames(50))
     assert run.finished
     assert caplog.text.count("event=hook_crashed") == 1
+
+
+class Hanging(LoadedModel):
+    """Comes back from its third call when it is told to."""
+
+    def __init__(self, package: InstalledPackage) -> None:
+        super().__init__(package)
+        self.go, self.hangs, self.back = threading.Event(), threading.Event(), threading.Event()
+
+    def infer(self, prepared: Prepared) -> Inferred:
+        if self.inferred == 2:
+            self.hangs.set()
+            assert self.go.wait(30)
+            self.back.set()
+        return super().infer(prepared)
+
+
+@pytest.fixture
+def hanging(folder: Path) -> Iterator[Hanging]:
+    candidate = Hanging(package(folder))
+    yield candidate
+    candidate.go.set()
+    wait_until(lambda: not shadow_threads())
+
+
+def shadow_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "shadow-m"]
+
+
+def hang(run: ShadowRun, candidate: Hanging, active: LoadedModel) -> None:
+    for index, data in enumerate(frames(3)):
+        assert run.idle.wait(10)
+        assert run(see(active, data, index)) == ()
+    assert candidate.hangs.wait(10)
+
+
+def test_one_that_hangs_holds_up_no_frame_and_ends_as_failed(folder: Path, hanging: Hanging) -> None:
+    active = LoadedModel(package(folder, version="1.0.1"))
+    run = ShadowRun(hanging, ShadowConfig(frames=10), limit_s=0.05)
+    hang(run, hanging, active)
+    told: list[Result] = []
+
+    def ended() -> bool:
+        told.extend(run(see(active, frames(1)[0], 7)))
+        return run.finished
+
+    wait_until(ended)
+    assert (run.report.frames, run.report.agreement, run.report.failures) == (2, 0.0, 1)
+    assert "took longer than 0.05 s" in run.report.failed
+    assert [(result.kind, result.frame) for result in told] == [(Kind.SHADOW, 7)]
+    assert (told[0].extra or {})["failed"] == run.report.failed
+    before = run.report
+    hanging.go.set()
+    wait_until(lambda: not shadow_threads())
+    assert run(see(active, frames(1)[0], 8)) == ()
+    assert run.report == before, "what it says at last is not heard"
+
+
+def test_frames_that_come_while_it_is_busy_are_skipped(folder: Path, hanging: Hanging) -> None:
+    active = LoadedModel(package(folder, version="1.0.1"))
+    run = ShadowRun(hanging, ShadowConfig(frames=5))
+    hang(run, hanging, active)
+    for index, data in enumerate(frames(50)):
+        assert run(see(active, data, index)) == ()
+    assert run.report.frames == 2
+    hanging.go.set()
+    assert run.idle.wait(10)
+    feed(run, active, frames(2))
+    assert run.report[:2] == (5, 1.0)
+
+
+def test_close_waits_for_no_call_and_counts_as_finished(folder: Path, hanging: Hanging) -> None:
+    active = LoadedModel(package(folder, version="1.0.1"))
+    run = ShadowRun(hanging, ShadowConfig(frames=5))
+    hang(run, hanging, active)
+    before = run.finished
+    run.close()
+    run.close()
+    assert (before, run.finished) == (False, True)
+    assert not hanging.back.is_set()
+    assert run(see(active, frames(1)[0])) == ()
+
+
+def test_the_frame_is_that_of_the_moment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source may use its array again at once, and so may the pipeline."""
+    candidate, active = LoadedModel(package(folder)), LoadedModel(package(folder, version="1.0.1"))
+    gate = Gate(candidate)
+    monkeypatch.setattr(candidate, "prepare", gate)
+    run = ShadowRun(candidate, ShadowConfig(frames=1))
+    data = frames(1)[0]
+    shown = see(active, data)
+    assert run(shown) == ()
+    data[:] = -data
+    shown.target[:] = 0.0
+    gate.go.set()
+    assert run.idle.wait(10)
+    run(see(active, data, 1))
+    assert run.report[:2] == (1, 1.0)
+
+
+class Gate:
+    """Holds the candidate before it reads the frame."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.go = threading.Event()
+        self._prepare = model.prepare
+
+    def __call__(self, frame: Frame, *, is_first: bool = False) -> Prepared:
+        assert self.go.wait(10)
+        return self._prepare(frame, is_first=is_first)
+
+
+def with_scores(shown: Seen, score: float) -> Seen:
+    items = tuple(msgspec.structs.replace(item, score=score) for item in shown.result.items)
+    return shown._replace(result=msgspec.structs.replace(shown.result, items=items))
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_an_active_version_without_numbers_does_not_keep_it_from_ending(folder: Path, score: float) -> None:
+    installed = package(folder)
+    active = LoadedModel(installed)
+    run = ShadowRun(LoadedModel(installed), ShadowConfig(frames=5))
+    for index, data in enumerate(frames(6)):
+        run(with_scores(see(active, data, index), score))
+        assert run.idle.wait(10)
+    assert run.finished
+    assert run.report[:3] == (5, 1.0, 0.0), "the classes are the same"
+
+
+def test_a_candidate_that_gives_no_numbers_agrees_with_nothing(folder: Path) -> None:
+    installed = package(folder)
+    candidate = LoadedModel(installed)
+    infer = candidate.infer
+    candidate.infer = lambda prepared: infer(prepared)._replace(items=(Item(0, math.nan),))  # type: ignore[method-assign]  # an engine gone wrong
+    run = ShadowRun(candidate, ShadowConfig(frames=5))
+    feed(run, LoadedModel(installed), frames(5))
+    assert run.report == ShadowReport(5, 0.0, 0.0, run.report.latency_us_p50, 0)
+
+
+@pytest.mark.parametrize("part", ["_psi", "top_score"])
+def test_an_error_of_its_own_ends_it_as_failed(folder: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    def broken(*_: object) -> float:
+        raise ValueError("no such number")
+
+    monkeypatch.setattr(shadow, part, broken)
+    installed = package(folder)
+    run = ShadowRun(LoadedModel(installed), ShadowConfig(frames=3))
+    (told,) = feed(run, LoadedModel(installed), frames(3))
+    assert run.finished
+    assert run.report.agreement == 0.0
+    assert run.report.frames >= 1
+    assert "no such number" in str((told.extra or {})["failed"])
 
 
 @pytest.mark.data

@@ -255,6 +255,27 @@ def test_in_shadow_a_version_that_disagrees_is_refused(device: UpdateDevice) -> 
     assert not device.running.shadowed
 
 
+def test_in_shadow_a_version_that_hangs_is_refused_whatever_the_bound(device: UpdateDevice) -> None:
+    in_shadow(device, min_agreement=0.0)
+    device.running.agreement, device.running.shadow_failed = 0.0, "a call of the candidate took longer than 30 s"
+    row = device.run_until("COMMITTED", "FAILED")
+    assert (row.state, row.reason) == ("FAILED", "in shadow it failed: a call of the candidate took longer than 30 s")
+    assert_old_one_runs(device)
+    assert not device.running.shadowed
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["no pipeline is left", "no shadow is asked for"])
+def test_a_shadow_that_a_reload_has_left_over_is_ended(device: UpdateDevice, gone: bool) -> None:
+    in_shadow(device, min_agreement=0.9)
+    if gone:
+        device.running.gone = True
+    else:
+        device.updater.config = msgspec.structs.replace(device.updater.config, shadow=ShadowConfig())
+    device.updater.tick()
+    assert device.updater.row.state != "SHADOW"
+    assert not device.running.shadowed
+
+
 def test_a_version_that_cannot_be_loaded_beside_the_active_one_is_refused(device: UpdateDevice) -> None:
     device.running.shadow_refuses = ModelError("no memory for it")
     shadow = ShadowConfig(frames=10)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from edgeinfer.runtime.results import Item, Kind
 
-__all__ = ["agree", "box_f1", "iou", "top_score"]
+__all__ = ["agree", "box_f1", "iou", "is_finite", "top_score"]
 
 Box = tuple[float, float, float, float]
 
@@ -32,6 +32,11 @@ def agree(kind: Kind, ours: Sequence[Item], theirs: Sequence[Item]) -> bool:
             return _cosine(ours, theirs) >= _COSINE
         case _:
             return _relative_distance(ours, theirs) <= _RELATIVE
+
+
+def is_finite(items: Sequence[Item]) -> bool:
+    """Whether every score is a number: what is none agrees with nothing, also where the label is the same."""
+    return all(math.isfinite(item.score) for item in items)
 
 
 def top_score(kind: Kind, items: Sequence[Item]) -> float | None:
@@ -66,6 +71,8 @@ def iou(one: Box | None, other: Box | None) -> float:
     if width <= 0.0 or height <= 0.0:
         return 0.0
     shared = width * height
+    if not shared:  # smaller than a number can be
+        return 0.0
     return shared / (_area(one) + _area(other) - shared)
 
 

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _KEPT_PER_PIPELINE = 4
 _MAX_BYTES = 1 << 20
 _NS = 1_000_000_000
+_CLOSE_S = 0.5
 
 
 class DriftObserver:
@@ -114,12 +115,15 @@ class LearnedReference:
     def save(self, config: DriftConfig, reference: Reference) -> None:
         """In a thread of its own: a disk may take its time, and the inference thread has none."""
         content = msgspec.json.encode(_Kept(config.learn, config.sample_s, reference))
-        self._thread = threading.Thread(target=self._write, args=(content,), name="learn-save", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._write, args=(content,), name="learn-save", daemon=True)
+        thread.start()
+        self._thread = thread  # once it can be joined: another thread may close meanwhile
 
-    def close(self, timeout_s: float = 2.0) -> None:
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+    def close(self, timeout_s: float = _CLOSE_S) -> None:
+        """Wait for what is being written, a little: a disk that hangs must not hold up who ends."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
 
     def _write(self, content: bytes) -> None:
         temporary = self._path.with_suffix(".tmp")

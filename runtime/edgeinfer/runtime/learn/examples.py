@@ -7,6 +7,7 @@ recorded inputs have (`[pipeline.source] kind = "tensors"`).
 """
 
 import io
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -45,6 +46,14 @@ class _Held(NamedTuple):
     result: Result
 
 
+class _Waiting(NamedTuple):
+    """Of an input that is being written: what its result will say, and no array."""
+
+    t_ns: int
+    frame: int
+    hardness: Hardness
+
+
 class HardExamples:
     """Yields a result of kind EXAMPLE once an input is safely on disk. One input is held in memory at a time."""
 
@@ -64,24 +73,31 @@ class HardExamples:
         self._scores_of = score_statistics(self._kind)
         self._inputs_of = InputStatistics(manifest.preprocess, frame_inputs(manifest.variants))
         self._held: _Held | None = None
-        self._waiting: dict[str, _Held] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._seen = 0
+        self._closed = False
+        self._lock = threading.Lock()  # another thread may close while a frame is looked at
 
     def __call__(self, seen: Seen) -> Iterable[Result]:
         hardness = self._judge(seen)
-        if hardness is not None:
-            self._offer(seen, hardness)
-        if self._spans.is_over(seen.frame.mono_ns):
-            self._keep_held()
-            self._spans.begin(seen.frame.mono_ns)
-        return self._report() if self._waiting else ()
+        with self._lock:
+            if hardness is not None:
+                self._offer(seen, hardness)
+            if self._spans.is_over(seen.frame.mono_ns):
+                self._keep_held()
+                self._spans.begin(seen.frame.mono_ns)
+            return self._report() if self._waiting else ()
 
     def disagreed(self, seen: Seen) -> None:
         """A candidate in shadow said something else of this frame. Called in the same thread as the stage itself."""
-        self._offer(seen, Hardness("shadow", 1.0, margin_of(self._kind, seen.result.items, self._post)))
+        hardness = Hardness("shadow", 1.0, margin_of(self._kind, seen.result.items, self._post))
+        with self._lock:
+            self._offer(seen, hardness)
 
     def close(self) -> None:
-        self._keep_held()
+        with self._lock:
+            self._keep_held()
+            self._closed, self._held = True, None
         self._folder.close()
 
     def _judge(self, seen: Seen) -> Hardness | None:
@@ -103,7 +119,7 @@ class HardExamples:
     def _offer(self, seen: Seen, hardness: Hardness) -> None:
         """Hold a copy of the input, if it is harder than what is held."""
         worth = self._spans.worth(hardness)
-        if not self._spans.budget_left or (self._held is not None and worth <= self._held.worth):
+        if self._closed or not self._spans.budget_left or (self._held is not None and worth <= self._held.worth):
             return
         frame = msgspec.structs.replace(seen.frame, data=np.array(seen.frame.data))
         self._held = _Held(worth, hardness, frame, seen.result)
@@ -112,25 +128,26 @@ class HardExamples:
         held = self._held
         if held is None or not self._spans.budget_left:
             return
-        name = self._folder.put(f"{held.hardness.reason}-{held.frame.index}", lambda: self._files(held))
+        frame = held.frame
+        name = self._folder.put(f"{held.hardness.reason}-{frame.index}", lambda: self._files(held))
         if name:  # else it is held until the writer has caught up
             self._held = None
-            self._waiting[name] = held
+            self._waiting[name] = _Waiting(frame.t_ns, frame.index, held.hardness)
             self._spans.keep(held.hardness.reason)
 
     def _report(self) -> list[Result]:
-        """Of what has become durable; what was given up is forgotten with it."""
+        """Of what has become durable; what was given up is forgotten."""
+        for name in self._folder.take_given_up():
+            self._waiting.pop(name, None)
         results = []
         for written in self._folder.take_written():
-            for name in list(self._waiting):  # in the order of writing
-                held = self._waiting.pop(name)
-                if name == written.name:
-                    results.append(self._result(held, written.files[0]))
-                    break
+            kept = self._waiting.pop(written.name, None)
+            if kept is not None:
+                results.append(self._result(kept, written.files[0]))
         return results
 
-    def _result(self, held: _Held, file: str) -> Result:
-        hardness = held.hardness
+    def _result(self, kept: _Waiting, file: str) -> Result:
+        hardness = kept.hardness
         path = (self._folder.folder / file).relative_to(self._state_dir)
         extra: dict[str, int | float | str] = {
             "file": str(path),
@@ -139,7 +156,7 @@ class HardExamples:
             "margin": round(hardness.margin, 6),
             "value": round(hardness.value, 6),
         }
-        return Result(Kind.EXAMPLE, held.frame.t_ns, held.frame.index, extra=extra)
+        return Result(Kind.EXAMPLE, kept.t_ns, kept.frame, extra=extra)
 
     def _files(self, held: _Held) -> Mapping[str, bytes]:
         """Called in the writer's thread."""

@@ -3,19 +3,26 @@
     run = ShadowRun(candidate, config.shadow)     # an observer of the pipeline, from now on
     run.finished, run.report                      # from any thread
 
-The candidate runs in the pipeline's inference thread, after the active version's result was appended: a result is
-never later for it, but the next frame waits for both. `every` says how often.
+The candidate runs in a thread of its own, on one frame at a time: frames that come meanwhile are not compared, and the
+pipeline never waits. What the candidate said of a frame is looked at when the next one comes. `every` says how often
+it is asked at most. One that hangs, or cannot be compared, ends the run as failed, and so does an error of the run
+itself: an update waits for it.
 """
 
+import functools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from edgeinfer.runtime.errors import EdgeInferError
-from edgeinfer.runtime.learn.comparison import agree, top_score
+from edgeinfer.runtime.frame import NO_DATA
+from edgeinfer.runtime.learn.aside import Aside
+from edgeinfer.runtime.learn.comparison import agree, is_finite, top_score
 from edgeinfer.runtime.learn.settings import ShadowConfig
 from edgeinfer.runtime.model import LoadedModel
 from edgeinfer.runtime.results import Item, Kind, Result
@@ -26,26 +33,43 @@ __all__ = ["ShadowReport", "ShadowRun", "disagreement_hook"]
 logger = logging.getLogger(__name__)
 
 _MAX_SCORES = 10_000
+# What no engine needs for one frame: it hangs. The watchdog of a whole daemon is of this order.
+_CALL_LIMIT_S = 30.0
 _OF_CLASSES = {Kind.CLASSIFICATION, Kind.DETECTION, Kind.SEGMENTATION}
 Hook = Callable[[Seen], None]
 
 
 class ShadowReport(NamedTuple):
     """`agreement` is the share of `frames` on which both versions said the same; a failure of the candidate is none.
-    `psi` of the two spreads of scores and the median latency of the candidate's engine are there once it finished."""
+    `psi` of the two spreads of scores and the median latency of the candidate's engine are there once it finished.
+    `failed` says why a run ended early: its agreement is 0 then, and the candidate is not to be used."""
 
     frames: int = 0
     agreement: float = 0.0
     psi: float = 0.0
     latency_us_p50: int = 0
     failures: int = 0
+    failed: str = ""
+
+
+class _Answer(NamedTuple):
+    """What came of one frame. `items` is None and `error` says why where the candidate failed; `seen` has no tensors:
+    they are the pipeline's."""
+
+    seen: Seen
+    items: tuple[Item, ...] | None = None
+    same: bool = False
+    latency_us: int = 0
+    error: Exception | None = None
 
 
 class ShadowRun:
-    """Compares on every `every`-th frame until `frames` were; then yields one result of kind SHADOW.
+    """Compares on every `every`-th frame until `frames` were; then yields one result of kind SHADOW, and is finished.
+    One that was closed is finished too.
 
     `labels` are those of the active version: where the candidate's are others, classes are compared by name.
-    `disagreed` is called with each frame that the two disagree on.
+    `disagreed` is called with each frame that the two disagree on, by the thread that calls the run. A call of the
+    candidate that takes longer than `limit_s` is taken for one that hangs.
     """
 
     def __init__(
@@ -55,15 +79,20 @@ class ShadowRun:
         *,
         labels: tuple[str, ...] = (),
         disagreed: Hook | None = None,
+        limit_s: float = _CALL_LIMIT_S,
     ) -> None:
         self._candidate = candidate
         self._config = config
         self._disagreed = disagreed
+        self._limit_s = limit_s
         self._translated = None
         if candidate.kind in _OF_CLASSES:
             self._translated = _translation(candidate.package.labels(), labels)
+        self._aside = Aside[_Answer](f"shadow-{candidate.name}")
+        self.idle = self._aside.idle  # set while the candidate is asked nothing
         self._seen = 0
         self._agreed = 0
+        self._is_first = True
         self._scores: tuple[deque[float], deque[float]] = (deque(maxlen=_MAX_SCORES), deque(maxlen=_MAX_SCORES))
         self._latencies: deque[int] = deque(maxlen=_MAX_SCORES)
         # Replaced as a whole, by the inference thread alone: other threads read one or the other.
@@ -71,51 +100,80 @@ class ShadowRun:
         self.finished = False
 
     def __call__(self, seen: Seen) -> Iterable[Result]:
-        self._seen += 1
-        if self.finished or (self._seen - 1) % self._config.every:
+        if self.finished:
             return ()
-        items = self._infer(seen)
-        failures = self.report.failures + (items is None)
-        self._agreed += items is not None and self._compare(seen, items)
-        frames = self.report.frames + 1
-        self.report = self.report._replace(frames=frames, agreement=self._agreed / frames, failures=failures)
-        return self._finish(seen) if frames >= self._config.frames else ()
+        try:
+            return self._step(seen)
+        except Exception as error:
+            logger.exception("event=shadow_crashed candidate=%s", self._candidate)
+            return self._end(seen, failed=f"internal error: {error}")
 
     def close(self) -> None:
-        """Nothing is kept open: the candidate belongs to whoever loaded it."""
+        """Waits for nothing: the candidate's thread ends after the call that it is in, and what it says is not heard.
+        The candidate belongs to whoever loaded it."""
+        self.finished = True
+        self._aside.close()
 
-    def _infer(self, seen: Seen) -> tuple[Item, ...] | None:
-        """What the candidate says; None where it fails, in whatever way."""
+    def _step(self, seen: Seen) -> Iterable[Result]:
+        answer = self._aside.take()
+        if answer is not None:
+            self._count(answer)
+        if self._aside.busy_s() > self._limit_s:
+            return self._end(seen, failed=f"a call of the candidate took longer than {self._limit_s:.3g} s")
+        if self.report.frames >= self._config.frames:
+            return self._end(seen)
+        self._seen += 1
+        if (self._seen - 1) % self._config.every == 0 and self.idle.is_set():
+            # A copy: the source may read its next picture into the same memory.
+            frame = msgspec.structs.replace(seen.frame, data=np.array(seen.frame.data))
+            kept = Seen(frame, seen.result, NO_DATA, ())
+            self._aside.offer(functools.partial(self._ask, kept, is_first=self._is_first))
+            self._is_first = False
+        return ()
+
+    def _ask(self, seen: Seen, *, is_first: bool) -> _Answer:
+        """What the candidate says, in whatever way it fails. Called in its own thread."""
         candidate = self._candidate
         try:
-            prepared = candidate.prepare(seen.frame, is_first=not self.report.frames)
+            prepared = candidate.prepare(seen.frame, is_first=is_first)
             try:
                 inferred = candidate.infer(prepared)
             finally:
                 candidate.release(prepared)
+            items = self._by_our_labels(inferred.items)
+            kind = seen.result.kind
+            same = kind is candidate.kind and is_finite(items) and agree(kind, seen.result.items, items)
         except Exception as error:
-            if not self.report.failures:
-                logger.warning(
-                    "event=shadow_failed candidate=%s error=%s", candidate, error, exc_info=not _foreseen(error)
-                )
-            return None
-        self._latencies.append(inferred.latency_us)
-        return inferred.items
+            return _Answer(seen, error=error)
+        return _Answer(seen, items, same, inferred.latency_us)
 
-    def _compare(self, seen: Seen, items: tuple[Item, ...]) -> bool:
-        ours, kind = seen.result.items, seen.result.kind
-        if self._translated is not None:
-            items = tuple(
-                msgspec.structs.replace(item, label=self._translated.get(item.label, item.label)) for item in items
-            )
-        pair = top_score(kind, ours), top_score(kind, items)
+    def _by_our_labels(self, items: tuple[Item, ...]) -> tuple[Item, ...]:
+        names = self._translated
+        if names is None:
+            return items
+        return tuple(msgspec.structs.replace(item, label=names.get(item.label, item.label)) for item in items)
+
+    def _count(self, answer: _Answer) -> None:
+        report = self.report
+        if answer.items is None:
+            if not report.failures:
+                error = answer.error
+                trace = None if isinstance(error, EdgeInferError) else error
+                logger.warning("event=shadow_failed candidate=%s error=%s", self._candidate, error, exc_info=trace)
+        else:
+            self._latencies.append(answer.latency_us)
+            self._spread(answer.seen.result, answer.items)
+        self._agreed += answer.same
+        frames, failures = report.frames + 1, report.failures + (answer.items is None)
+        self.report = report._replace(frames=frames, agreement=self._agreed / frames, failures=failures)
+        if answer.items is not None and not answer.same:
+            self._tell(answer.seen)
+
+    def _spread(self, result: Result, items: tuple[Item, ...]) -> None:
+        pair = top_score(result.kind, result.items), top_score(result.kind, items)
         for scores, score in zip(self._scores, pair, strict=True):
-            if score is not None:
+            if score is not None and math.isfinite(score):  # what is no number has no place in a spread
                 scores.append(score)
-        same = kind is self._candidate.kind and agree(kind, ours, items)
-        if not same:
-            self._tell(seen)
-        return same
 
     def _tell(self, seen: Seen) -> None:
         if self._disagreed is None:
@@ -126,12 +184,26 @@ class ShadowRun:
             logger.exception("event=hook_crashed candidate=%s", self._candidate)
             self._disagreed = None
 
-    def _finish(self, seen: Seen) -> Iterable[Result]:
-        latencies = sorted(self._latencies)
-        self.report = self.report._replace(
-            psi=_psi(*self._scores), latency_us_p50=latencies[len(latencies) // 2] if latencies else 0
-        )
-        self.finished = True
+    def _end(self, seen: Seen, *, failed: str = "") -> Iterable[Result]:
+        report = self.report
+        if not failed:
+            try:
+                latencies = sorted(self._latencies)
+                median_us = latencies[len(latencies) // 2] if latencies else 0
+                report = report._replace(psi=_psi(*self._scores), latency_us_p50=median_us)
+            except Exception as error:
+                logger.exception("event=shadow_crashed candidate=%s", self._candidate)
+                failed = f"the scores cannot be compared: {error}"
+        if failed:  # a frame at least: a report of none would say nothing
+            report = report._replace(
+                frames=max(report.frames, 1), agreement=0.0, failures=report.failures + 1, failed=failed
+            )
+        self.report = report
+        told = self._result(seen)
+        self.close()  # after the report is there
+        return (told,)
+
+    def _result(self, seen: Seen) -> Result:
         report, candidate = self.report, self._candidate
         extra: dict[str, int | float | str] = {
             "candidate": f"{candidate.name} {candidate.version}",
@@ -142,8 +214,10 @@ class ShadowRun:
             "latency_us_active": seen.result.latency_us,
             "failures": report.failures,
         }
+        if report.failed:
+            extra["failed"] = report.failed
         logger.info("event=shadow_finished %s", " ".join(f"{key}={value}" for key, value in extra.items()))
-        return (Result(Kind.SHADOW, seen.result.t_ns, seen.result.frame, extra=extra),)
+        return Result(Kind.SHADOW, seen.result.t_ns, seen.result.frame, extra=extra)
 
 
 def disagreement_hook(observers: Iterable[Observer]) -> Hook:
@@ -169,12 +243,6 @@ def _translation(theirs: tuple[str, ...], ours: tuple[str, ...]) -> dict[int, in
 def _psi(ours: deque[float], theirs: deque[float]) -> float:
     if not ours or not theirs:
         return 0.0
-    import numpy as np
-
     from edgeinfer.runtime.learn.distribution import describe, psi
 
     return psi(describe(np.asarray(ours)), np.asarray(theirs))
-
-
-def _foreseen(error: Exception) -> bool:
-    return isinstance(error, EdgeInferError)

@@ -32,9 +32,13 @@ class LiveView:
         self.seen: tuple[Frame, Result] | None = None
         self._board = board
         self._pipeline = pipeline
+        self._is_shown = False
 
     def __call__(self, seen: Seen) -> Iterable[Result]:
         self.seen = (seen.frame, seen.result)
+        if not self._is_shown:
+            self._is_shown = True
+            self._board.show(self._pipeline, self)
         return ()
 
     def close(self) -> None:
@@ -48,9 +52,12 @@ class LiveBoard:
         self._views: dict[str, LiveView] = {}
 
     def observe(self, pipeline: str, labels: tuple[str, ...]) -> LiveView:
-        """A view that takes the place of the pipeline's earlier one, as at a swap."""
-        view = self._views[pipeline] = LiveView(self, pipeline, labels)
-        return view
+        """A view that takes the place of the pipeline's earlier one with its first frame: a pipeline that never comes
+        to run shows nothing."""
+        return LiveView(self, pipeline, labels)
+
+    def show(self, pipeline: str, view: LiveView) -> None:
+        self._views[pipeline] = view
 
     def forget(self, pipeline: str, view: LiveView) -> None:
         if self._views.get(pipeline) is view:

@@ -5,7 +5,7 @@ import base64
 import math
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from edgeinfer.runtime.errors import EdgeInferError
 from edgeinfer.runtime.local.drawing import draw, encode_jpeg, is_picture, scaled
 from edgeinfer.runtime.local.live import LiveBoard, Look
 from edgeinfer.runtime.local.settings import LocalConfig
-from edgeinfer.runtime.results import Item
+from edgeinfer.runtime.results import Item, Result
 from edgeinfer.runtime.status import label_name
 
 __all__ = ["Shots"]
@@ -24,6 +24,18 @@ _POINTS = 160
 _CHANNELS = 6
 _ITEMS = 100
 _SIGNAL_AXES = 2
+# A picture is forgotten after so long: somebody who still looks has it made anew.
+_FORGET_S = 10.0
+
+
+class _Shot(NamedTuple):
+    """A picture that was made, and what it was made of: the frame itself is not kept."""
+
+    made_s: float
+    result: Result
+    labels: tuple[str, ...]
+    shape: tuple[int, ...]
+    body: bytes
 
 
 class Shots:
@@ -34,45 +46,45 @@ class Shots:
         self._board = board
         self._config = config
         self._lock = threading.Lock()  # one picture is encoded at a time: the pipelines need the other core
-        self._made: dict[tuple[str, bool], tuple[float, Look, bytes]] = {}
+        self._made: dict[tuple[str, bool], _Shot] = {}
 
     def jpeg(self, pipeline: str, *, drawn: bool) -> tuple[int, bytes] | None:
         """The frame's number, and the picture. None where no picture was inferred yet. Raises EdgeInferError."""
         shot = self._shot(pipeline, drawn=drawn)
-        return (shot[0].result.frame, shot[1]) if shot is not None else None
+        return (shot.result.frame, shot.body) if shot is not None else None
 
     def document(self, pipeline: str) -> dict[str, Any] | None:
         """The newest frame with what was found, for the page to draw. None where nothing was inferred yet. Raises
         EdgeInferError."""
         shot = self._shot(pipeline, drawn=False)
-        look = shot[0] if shot is not None else self._board.newest(pipeline)
+        if shot is not None:
+            jpeg = base64.b64encode(shot.body).decode("ascii")
+            return _document(shot.result, shot.labels, shot.shape) | {"jpeg": jpeg}
+        look = self._board.newest(pipeline)
         if look is None:
             return None
-        data, result = look.frame.data, look.result
-        document: dict[str, Any] = {
-            "frame": result.frame,
-            "t_ns": result.t_ns,
-            "kind": result.kind.name.lower(),
-            "items": [_item(item, look) for item in result.items[:_ITEMS]],
-            "shape": list(data.shape),
-        }
-        if shot is not None:
-            document["jpeg"] = base64.b64encode(shot[1]).decode("ascii")
-        elif data.ndim in {1, _SIGNAL_AXES}:
-            document["series"] = curves(data)
-        return document
+        data = look.frame.data
+        document = _document(look.result, look.labels, data.shape)
+        return document | {"series": curves(data)} if data.ndim in {1, _SIGNAL_AXES} else document
 
-    def _shot(self, pipeline: str, *, drawn: bool) -> tuple[Look, bytes] | None:
+    def _shot(self, pipeline: str, *, drawn: bool) -> _Shot | None:
         look = self._board.newest(pipeline)
-        if look is None or not is_picture(look.frame.data):
-            return None
         with self._lock:
-            made_s, made_of, body = self._made.get((pipeline, drawn), (0.0, None, b""))
             now_s = time.monotonic()
-            if made_of is None or (made_of.result is not look.result and now_s - made_s >= _LEAST_INTERVAL_S):
-                made_of, body = look, self._encode(look, drawn=drawn)
-                self._made[pipeline, drawn] = (now_s, made_of, body)
-        return made_of, body
+            self._forget(now_s - _FORGET_S, gone=pipeline if look is None else None)
+            if look is None or not is_picture(look.frame.data):
+                return None
+            made = self._made.get((pipeline, drawn))
+            if made is None or (made.result is not look.result and now_s - made.made_s >= _LEAST_INTERVAL_S):
+                body = self._encode(look, drawn=drawn)
+                made = _Shot(now_s, look.result, look.labels, look.frame.data.shape, body)
+                self._made[pipeline, drawn] = made
+        return made
+
+    def _forget(self, before_s: float, *, gone: str | None) -> None:
+        """What was made earlier than that, and all of a pipeline that is gone."""
+        for key in [key for key, made in self._made.items() if made.made_s < before_s or key[0] == gone]:
+            del self._made[key]
 
     def number(self, pipeline: str) -> int:
         """Of the newest frame; -1 where there is none."""
@@ -91,9 +103,19 @@ class Shots:
             raise EdgeInferError(f"the picture cannot be shown: {error}") from error
 
 
-def _item(item: Item, look: Look) -> dict[str, Any]:
+def _document(result: Result, labels: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "frame": result.frame,
+        "t_ns": result.t_ns,
+        "kind": result.kind.name.lower(),
+        "items": [_item(item, result, labels) for item in result.items[:_ITEMS]],
+        "shape": list(shape),
+    }
+
+
+def _item(item: Item, result: Result, labels: tuple[str, ...]) -> dict[str, Any]:
     score = item.score if math.isfinite(item.score) else None
-    name = label_name(look.result.kind, item.label, look.labels)
+    name = label_name(result.kind, item.label, labels)
     return {"label": item.label, "name": name, "score": score, "box": item.box}
 
 

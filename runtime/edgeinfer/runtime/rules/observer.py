@@ -70,11 +70,12 @@ class RuleObserver:
 
     def __call__(self, seen: Seen) -> list[Result]:
         scene = self._scene(seen)
+        store = self._snapshots  # another thread may close at any moment
         snapshot = ""
         events = []
         for watched, firing, is_set in self._fired(scene, seen.frame.t_ns):
-            if self._snapshots is not None and watched.config.snapshot and firing.state != "end":
-                snapshot = snapshot or self._snapshots.keep(self._pipeline, seen, scene.tracks) or _DROPPED
+            if store is not None and watched.config.snapshot and firing.state != "end":
+                snapshot = snapshot or store.keep(self._pipeline, seen, scene.tracks) or _DROPPED
                 events.append(_event(watched.config.name, firing, seen, is_set=is_set, snapshot=snapshot))
             else:
                 events.append(_event(watched.config.name, firing, seen, is_set=is_set))
