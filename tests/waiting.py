@@ -8,7 +8,7 @@ __all__ = ["wait_until"]
 _POLL_S = 0.02
 
 
-def wait_until(predicate: Callable[[], bool], *, timeout_s: float = 10.0, what: str = "the condition") -> None:
+def wait_until(predicate: Callable[[], bool], *, timeout_s: float = 30.0, what: str = "the condition") -> None:
     """Return once `predicate()` is true. Fails the test after `timeout_s` seconds."""
     import time
 

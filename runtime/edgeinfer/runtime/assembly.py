@@ -1,5 +1,6 @@
 """Puts the stages of a pipeline together, as its configuration says. Each kind of stage is imported when it is used."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -52,35 +53,43 @@ def _frozen_after_s(source: SourceConfig) -> float:
 def make_observers(
     config: PipelineConfig, manifest: Manifest, labels: tuple[str, ...], around: Surroundings
 ) -> list[Observer]:
-    """The observers of a pipeline. Made anew when another package takes over. Raises ConfigError."""
+    """The observers of a pipeline: all of them or none. Made anew when another package takes over. Raises
+    ConfigError."""
     if isinstance(config.source, AudioSource):
         check_sound(config.source, manifest.preprocess)
-    observers: list[Observer] = []
+    made: list[Observer] = []
+    try:
+        made.extend(_observers(config, manifest, labels, around))
+    except BaseException:
+        for observer in made:
+            observer.close()
+        raise
+    return made
+
+
+def _observers(
+    config: PipelineConfig, manifest: Manifest, labels: tuple[str, ...], around: Surroundings
+) -> Iterator[Observer]:
     if config.rule:
         from edgeinfer.runtime.postprocess import result_kind
         from edgeinfer.runtime.rules.observer import RuleObserver
         from edgeinfer.runtime.snapshots import snapshots_in
 
-        observers.append(
-            RuleObserver(
-                config.name,
-                config.rule,
-                kind=result_kind(manifest.postprocess),
-                labels=labels,
-                tracker=config.tracker,
-                snapshots=snapshots_in(around.state_dir, around.config.snapshots),
-            )
+        yield RuleObserver(
+            config.name,
+            config.rule,
+            kind=result_kind(manifest.postprocess),
+            labels=labels,
+            tracker=config.tracker,
+            snapshots=snapshots_in(around.state_dir, around.config.snapshots),
         )
     if config.drift is not None:
         from edgeinfer.runtime.learn.drift_observer import DriftObserver
 
-        observers.append(DriftObserver(config.drift, manifest, pipeline=config.name, state_dir=around.state_dir))
+        yield DriftObserver(config.drift, manifest, pipeline=config.name, state_dir=around.state_dir)
     if config.examples is not None:
         from edgeinfer.runtime.learn.examples import HardExamples
 
-        observers.append(
-            HardExamples(config.examples, manifest, labels=labels, pipeline=config.name, state_dir=around.state_dir)
-        )
+        yield HardExamples(config.examples, manifest, labels=labels, pipeline=config.name, state_dir=around.state_dir)
     if around.live is not None:
-        observers.append(around.live.observe(config.name, labels))
-    return observers
+        yield around.live.observe(config.name, labels)

@@ -5,9 +5,9 @@ year, signed as it is, must not be taken for a new one then.
 """
 
 import logging
-import os
 from pathlib import Path
 
+from edgeinfer.runtime.durable import write_durably
 from edgeinfer.runtime.errors import StorageError
 
 __all__ = ["VersionFloor"]
@@ -41,17 +41,7 @@ class VersionFloor:
         """Never goes back; durable when this returns. Raises StorageError."""
         if version <= self.read():
             return
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
         try:
-            with temporary.open("w", encoding="ascii") as file:
-                file.write(f"{version}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-            descriptor = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            write_durably(self._path, f"{version}\n".encode())
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be written: {error.strerror or error}") from error

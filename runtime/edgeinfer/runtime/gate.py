@@ -4,7 +4,6 @@ It runs in a process of its own (`edgeinfer.runtime.verify`), whose growth is th
 """
 
 import io
-import resource
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from edgeinfer.runtime.engines.base import Engine, dequantize, load_engine, quantize_input
 from edgeinfer.runtime.errors import GateError
 from edgeinfer.runtime.manifest import Golden, Variant
+from edgeinfer.runtime.memory import peak_bytes
 from edgeinfer.runtime.model import LoadedModel, choose_variant
 from edgeinfer.runtime.preprocess import concrete_shape
 from edgeinfer.runtime.store import InstalledPackage
@@ -33,7 +33,7 @@ def run_gate(
     Raises GateError where they differ by more than the package's tolerance or a bound is passed, ModelError where it
     cannot be loaded or run.
     """
-    before_bytes = _peak_bytes()
+    before_bytes = peak_bytes()
     chosen = choose_variant(package.manifest, wanted=variant)
     engine = load_engine(chosen.engine, package.folder / chosen.file, threads=threads)
     _check_tensors(chosen, engine)
@@ -41,7 +41,7 @@ def run_gate(
     model = LoadedModel(package, variant=chosen.id, engines=[engine])
     worst = _compare(package, chosen, model, package.manifest.golden) if package.manifest.golden else 0.0
     latency_us = model.time_call_us(_TIMED_CALLS)
-    answer = GateAnswer(chosen.id, worst, latency_us, max(0, _peak_bytes() - before_bytes))
+    answer = GateAnswer(chosen.id, worst, latency_us, max(0, peak_bytes() - before_bytes))
     _check_bounds(answer, max_latency_us=max_latency_us, max_bytes=max_bytes)
     return answer
 
@@ -53,11 +53,6 @@ def _check_bounds(answer: GateAnswer, *, max_latency_us: int, max_bytes: int) ->
         )
     if 0 < max_bytes < answer.bytes:
         raise GateError(f"variant {answer.variant}: takes {answer.bytes} bytes of memory here, allowed are {max_bytes}")
-
-
-def _peak_bytes() -> int:
-    """The largest resident set that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _check_tensors(variant: Variant, engine: Engine) -> None:

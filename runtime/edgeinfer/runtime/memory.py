@@ -3,24 +3,31 @@
 import ctypes
 import os
 import resource
+import sys
 
-__all__ = ["give_back_memory", "resident_bytes"]
+__all__ = ["give_back_memory", "peak_bytes", "resident_bytes"]
 
 _PAGE_BYTES = resource.getpagesize()
 
 
 def resident_bytes(pid: int | None = None) -> int:
-    """The resident set of process `pid`, or of this one. 0 where it cannot be read, for instance because it ended."""
+    """The resident set of process `pid`, or of this one. Where it cannot be read, 0 for another process, which may have
+    ended, and the peak for this one."""
     try:
         descriptor = os.open(f"/proc/{pid or 'self'}/statm", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return 0
+        return 0 if pid else peak_bytes()
     try:
         return int(os.read(descriptor, 128).split()[1]) * _PAGE_BYTES
     except (OSError, ValueError, IndexError):
         return 0
     finally:
         os.close(descriptor)
+
+
+def peak_bytes() -> int:
+    """The largest resident set that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def give_back_memory() -> None:

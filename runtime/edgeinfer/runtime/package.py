@@ -19,6 +19,7 @@ from typing import IO, Self
 import msgspec
 
 from edgeinfer.runtime.decoding import MALFORMED
+from edgeinfer.runtime.durable import sync_folder
 from edgeinfer.runtime.errors import PackageError, StorageError
 from edgeinfer.runtime.hashing import sha256, sha256_stream
 from edgeinfer.runtime.manifest import SCHEMA_VERSION, Manifest, Signature
@@ -170,7 +171,7 @@ class PackageFile:
                     target.writelines(self._blocks(name))
                     target.flush()
                     os.fsync(target.fileno())
-            _sync_folder(folder)
+            sync_folder(folder)
         except OSError as error:  # what goes wrong in reading is a PackageError by now
             raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
@@ -278,18 +279,10 @@ def write_package(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _contents(members: Mapping[str, bytes | Path]) -> Iterator[tuple[str, IO[bytes]]]:
     for name, content in members.items():
         with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
             yield name, source
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

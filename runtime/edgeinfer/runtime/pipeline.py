@@ -37,7 +37,7 @@ _PAUSE_POLL_S = 0.25
 class Pipeline:
     """Start it once; stop it once. `failed` says why it ended, where it did not end by itself.
 
-    `pace`, `gates` and `observers` may be set before the start; `observers` also later, as a whole.
+    `pace` and `gates` may be set before the start; observers are added and removed at any time.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from edgeinfer.runtime.store import InstalledPackage, Store
 
 if TYPE_CHECKING:
     from edgeinfer.runtime.governed import GovernedPipeline
-    from edgeinfer.runtime.learn.shadow import ShadowRun
+    from edgeinfer.runtime.learn.shadows import Shadows
 
 __all__ = ["PipelineSet"]
 
@@ -61,7 +62,7 @@ class PipelineSet:
         self._pipelines: dict[str, Pipeline] = {}
         self._inboxes: dict[str, Inbox] = {}
         self._hub = RelayHub()
-        self._shadows: dict[str, tuple[str, list[tuple[Pipeline, ShadowRun]]]] = {}
+        self._shadows: dict[str, Shadows] = {}
 
     def all(self) -> list[Pipeline]:
         return list(self._pipelines.values())
@@ -78,8 +79,7 @@ class PipelineSet:
             check_cascades({c.name: c.source if isinstance(c.source, PipelineSource) else None for c in configs})
             wanted = {config.name: config for config in configs}
             same = self._unchanged(wanted)
-            made = self._make_all([config for name, config in wanted.items() if name not in same])
-            self._check_routes({**{name: self._pipelines[name] for name in same}, **made}, new=made)
+            made = self._make_all([config for name, config in wanted.items() if name not in same], beside=same)
             for name in [name for name in self._pipelines if name not in same]:
                 self._retire(name)
             self._pipelines = {**self._pipelines, **made}
@@ -89,19 +89,6 @@ class PipelineSet:
                 self._connect_readers(pipeline)
             for pipeline in made.values():
                 pipeline.start()
-
-    @staticmethod
-    def _check_routes(pipelines: dict[str, Pipeline], *, new: dict[str, Pipeline]) -> None:
-        """A pipeline that reads another by labels that the other's package does not have would never get a frame."""
-        try:
-            for name, pipeline in pipelines.items():
-                source = pipeline.config.source
-                if isinstance(source, PipelineSource):
-                    check_labels(name, source, pipelines[source.of].model.package.labels())
-        except ConfigError:
-            for pipeline in new.values():
-                pipeline.stop()
-            raise
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -113,12 +100,13 @@ class PipelineSet:
         finally:
             self._changing.release()
 
-    def _make_all(self, configs: Sequence[PipelineConfig]) -> dict[str, Pipeline]:
-        """All of them or none."""
+    def _make_all(self, configs: Sequence[PipelineConfig], *, beside: set[str]) -> dict[str, Pipeline]:
+        """All of them or none; `beside` are those that go on."""
         made: dict[str, Pipeline] = {}
         try:
             for config in configs:
                 made[config.name] = self._make(config)
+            _check_routes({name: self._pipelines[name] for name in beside} | made)
         except BaseException:
             for pipeline in made.values():
                 pipeline.stop()
@@ -203,8 +191,10 @@ class PipelineSet:
         with self._change():
             pipelines = self._of(model)
             loaded = [self._load(package, pipeline.config, workers=pipeline.workers) for pipeline in pipelines]
-            for pipeline, replacement in zip(pipelines, loaded, strict=True):
-                self._exchange(pipeline, replacement, self._observe(package, pipeline))
+            # All before the first is exchanged: a package that one pipeline's rules cannot use changes none.
+            observers = self._observe_all(package, pipelines)
+            for pipeline, replacement, watching in zip(pipelines, loaded, observers, strict=True):
+                self._exchange(pipeline, replacement, watching)
 
     def use_smaller(self, pipeline: Pipeline, on: bool) -> bool:
         """Change to the fastest variant of the package, or back to the preferred one. False where there is none."""
@@ -224,43 +214,34 @@ class PipelineSet:
 
     def begin_shadow(self, model: str, digest: str) -> None:
         """Run another version beside the active one, on the same frames."""
-        from edgeinfer.runtime.learn.shadow import ShadowRun, disagreement_hook
+        from edgeinfer.runtime.learn.shadows import Shadows
 
         self.end_shadow(model)
         package = self._store.open(digest)
         with self._change():
-            runs = []
-            for pipeline in self._of(model):
-                candidate = self._load(package, pipeline.config, workers=1)
-                hook = disagreement_hook(pipeline.observers)
-                labels = pipeline.model.package.labels()
-                run = ShadowRun(candidate, self._around.config.shadow, labels=labels, disagreed=hook)
-                runs.append((pipeline, run))
-            for pipeline, run in runs:
-                pipeline.add_observer(run)
-            self._shadows[model] = (digest, runs)
+            pipelines = self._of(model)
+            candidates = [self._load(package, pipeline.config, workers=1) for pipeline in pipelines]
+            self._shadows[model] = Shadows(digest, pipelines, candidates, self._around.config.shadow)
 
     def in_shadow(self, model: str, digest: str) -> bool:
         """Whether this version runs beside the active one in every pipeline of the model."""
-        began, runs = self._shadows.get(model, ("", []))
-        return began == digest and {id(pipeline) for pipeline, _ in runs} == {id(one) for one in self._of(model)}
+        shadows = self._shadows.get(model)
+        return shadows is not None and shadows.digest == digest and shadows.cover(self._of(model))
 
     def shadow_agreement(self, model: str) -> float | None:
-        """On how many of the frames both versions agree, 0..1, in the pipeline where it is fewest; None while it is
-        under way. 1.0 where no frame has come any more."""
-        _, runs = self._shadows.get(model, ("", []))
-        if not all(run.finished or pipeline.ended for pipeline, run in runs):
-            return None
-        return min((run.report.agreement for _, run in runs if run.report.frames), default=1.0)
+        """As `Shadows.agreement`; None where none has begun."""
+        shadows = self._shadows.get(model)
+        return None if shadows is None else shadows.agreement()
 
     def shadow_failure(self, model: str) -> str:
-        """Why the new version is not to be used whatever it agreed on: it hung, or could not be compared."""
-        _, runs = self._shadows.get(model, ("", []))
-        return next((run.report.failed for _, run in runs if run.report.failed), "")
+        """As `Shadows.failure`."""
+        shadows = self._shadows.get(model)
+        return "" if shadows is None else shadows.failure()
 
     def end_shadow(self, model: str) -> None:
-        for pipeline, run in self._shadows.pop(model, ("", []))[1]:
-            pipeline.remove_observer(run)
+        shadows = self._shadows.pop(model, None)
+        if shadows is not None:
+            shadows.end()
 
     def _of(self, model: str) -> list[Pipeline]:
         return [pipeline for pipeline in self.all() if pipeline.model.name == model]
@@ -321,10 +302,18 @@ class PipelineSet:
             engine.configure(config.engine, user=model)
         return model
 
-    def _observe(self, package: InstalledPackage, pipeline: Pipeline) -> list[Observer]:
-        """The observers of a pipeline that changes to this package."""
-        observers = make_observers(pipeline.config, package.manifest, package.labels(), self._around)
-        return [*observers, *self._relays(pipeline, package)]
+    def _observe_all(self, package: InstalledPackage, pipelines: Sequence[Pipeline]) -> list[list[Observer]]:
+        """The observers of pipelines that change to this package: of all of them or of none."""
+        made: list[list[Observer]] = []
+        try:
+            for pipeline in pipelines:
+                observers = make_observers(pipeline.config, package.manifest, package.labels(), self._around)
+                made.append([*observers, *self._relays(pipeline, package)])
+        except BaseException:
+            for observer in chain.from_iterable(made):
+                observer.close()
+            raise
+        return made
 
     def _relays(self, pipeline: Pipeline, package: InstalledPackage) -> list[Observer]:
         """What hands on what it finds, if another pipeline reads it."""
@@ -371,6 +360,14 @@ class PipelineSet:
             pipeline.remove_observer(relays[0])
         elif wanted and not relays:
             pipeline.add_observer(wanted[0])
+
+
+def _check_routes(pipelines: dict[str, Pipeline]) -> None:
+    """A pipeline that reads another by labels that the other's package does not have would never get a frame."""
+    for name, pipeline in pipelines.items():
+        source = pipeline.config.source
+        if isinstance(source, PipelineSource):
+            check_labels(name, source, pipelines[source.of].model.package.labels())
 
 
 def _fastest(package: InstalledPackage) -> Variant | None:

@@ -12,7 +12,6 @@ looked at anew before each write, so files may be taken out of it by anyone at a
 """
 
 import logging
-import os
 import re
 import threading
 import time
@@ -21,6 +20,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+from edgeinfer.runtime.durable import sync_folder, write_synced
 
 __all__ = ["QuotaFolder", "Written"]
 
@@ -160,14 +161,14 @@ class QuotaFolder:
         temporaries = [self.folder / f".{file}{_TEMPORARY}" for file in names]
         try:
             for temporary, content in zip(temporaries, files.values(), strict=True):
-                _write_synced(temporary, content)
+                write_synced(temporary, content)
             for temporary, file in zip(temporaries, names, strict=True):
                 temporary.replace(self.folder / file)
         finally:
             with suppress(OSError):
                 for temporary in temporaries:
                     temporary.unlink(missing_ok=True)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         return Written(name, names, size)
 
     def _make_room(self, size: int) -> None:
@@ -206,18 +207,3 @@ def _highest_number(folder: Path) -> int:
     except OSError:  # not there yet, or not readable: writing says so
         return 0
     return max((int(match[1]) for match in map(_NUMBERED.match, names) if match), default=0)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,8 +17,6 @@ changes with every frame is kept out of the former, and short in the latter. The
 """
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,13 +29,14 @@ from edgeinfer.runtime.buffer import Buffer
 from edgeinfer.runtime.errors import EdgeInferError
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.logs import masked
+from edgeinfer.runtime.memory import resident_bytes
 from edgeinfer.runtime.pipeline import Pipeline
 from edgeinfer.runtime.recent import Recent
 from edgeinfer.runtime.results import Kind, Result
 from edgeinfer.runtime.shared_engine import SharedEngine
 from edgeinfer.runtime.store import InstalledPackage
 
-__all__ = ["StatusBoard", "final_document", "label_name", "resident_bytes"]
+__all__ = ["StatusBoard", "final_document", "label_name"]
 
 # Each status that is written costs flash 4 kB, though no sync.
 _INTERVAL_S = 5.0
@@ -139,15 +138,6 @@ def label_name(kind: Kind, label: int, labels: Sequence[str]) -> str:
 def final_document(pipelines: Sequence[Pipeline], buffer: Buffer) -> dict[str, Any]:
     """What `run --until-end --json` prints."""
     return {"pipelines": [_final(pipeline, buffer) for pipeline in pipelines]}
-
-
-def resident_bytes() -> int:
-    """The resident set of this process now; its peak where /proc is not mounted."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - a kernel file, read every second
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _temperature_c(folder: Path) -> float | None:

@@ -23,6 +23,7 @@ from typing import IO
 
 import msgspec
 
+from edgeinfer.runtime.durable import sync_folder
 from edgeinfer.runtime.errors import EdgeInferError, PackageError, StorageError
 from edgeinfer.runtime.hashing import random_hex, sha256
 from edgeinfer.runtime.manifest import Manifest
@@ -156,7 +157,7 @@ class Store:
                     temporary.rename(target)
                 finally:
                     shutil.rmtree(temporary, ignore_errors=True)
-                _sync_folder(self._packages)
+                sync_folder(self._packages)
             return InstalledPackage(target, package.digest, package.manifest)
 
     def open(self, digest: str) -> InstalledPackage:
@@ -243,11 +244,3 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> str:
         target.write(block)
         size -= len(block)
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

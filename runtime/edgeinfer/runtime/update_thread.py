@@ -13,7 +13,8 @@ from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.settings import RuntimeConfig
 from edgeinfer.runtime.slots import Slots
 from edgeinfer.runtime.store import Store
-from edgeinfer.runtime.updater import TrialView, Updater
+from edgeinfer.runtime.trial_view import TrialView
+from edgeinfer.runtime.updater import Updater
 
 __all__ = ["UpdateThread"]
 

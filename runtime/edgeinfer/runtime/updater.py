@@ -19,67 +19,27 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from edgeinfer.runtime.assignment import AssignedPackage, AssignmentDocument, next_assignment, read_assignment
-from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.errors import EdgeInferError, GateError, RefusedError, StorageError
 from edgeinfer.runtime.floor import VersionFloor
 from edgeinfer.runtime.handoff import Desired, RuntimeDb, SyncDb, UpdateRow
+from edgeinfer.runtime.retry import Retry
 from edgeinfer.runtime.settings import RuntimeConfig
 from edgeinfer.runtime.slots import ACTIVE, CANDIDATE, CONFIGURED, PINNED, PREVIOUS, Slots
 from edgeinfer.runtime.store import Store
+from edgeinfer.runtime.trial_view import TrialView
 from edgeinfer.runtime.update import CHECKING, FINAL, TRANSITIONS, Event, State, advance, resume
 from edgeinfer.runtime.verify import AssignmentRequest, GateRequest, PackageRequest, ask
 
-__all__ = ["TrialView", "Updater"]
+__all__ = ["Updater"]
 
 logger = logging.getLogger(__name__)
 
 _KEEP_FINISHED = 32
 _MAX_FAILURES = 3
-
-
-class TrialView(Protocol):
-    """What the updater needs of the running pipelines of one model."""
-
-    def threads(self, model: str) -> int: ...
-    def variant(self, model: str) -> str: ...
-    def runs(self, model: str) -> bool: ...
-    def swap(self, model: str, digest: str) -> None: ...
-    def inferred(self, model: str) -> int: ...
-    def idle(self, model: str) -> bool: ...
-    def has_swapped(self, model: str, digest: str) -> bool: ...
-    def failures(self, model: str) -> int: ...
-    def swap_ms(self, model: str) -> float: ...
-    def begin_shadow(self, model: str, digest: str) -> None: ...
-    def in_shadow(self, model: str, digest: str) -> bool: ...
-    def shadow_agreement(self, model: str) -> float | None: ...
-    def shadow_failure(self, model: str) -> str: ...
-    def end_shadow(self, model: str) -> None: ...
-
-
-class _Retry:
-    """Keeps a part of the tick from being tried again at once after it went wrong; so its log is kept short too."""
-
-    def __init__(self) -> None:
-        self._backoff = Backoff()
-        self._not_before_s = 0.0
-
-    def due(self) -> bool:
-        return time.monotonic() >= self._not_before_s
-
-    def failed(self) -> float:
-        """Seconds until it is due again."""
-        wait_s = self._backoff.next()
-        self._not_before_s = time.monotonic() + wait_s
-        return wait_s
-
-    def reset(self) -> None:
-        self._backoff.reset()
-        self._not_before_s = 0.0
 
 
 class Updater:
@@ -107,7 +67,7 @@ class Updater:
         self._seen = b""  # the last envelope that was looked at, good or bad
         self._document: AssignmentDocument | None = None
         self._trial_began_s: float | None = None
-        self._look_retry, self._step_retry = _Retry(), _Retry()
+        self._look_retry, self._step_retry = Retry(), Retry()
         self._floor = VersionFloor(Path(config.state_dir))
         with self._slots.changing:
             self._slots.prune()
@@ -128,7 +88,7 @@ class Updater:
         self._attempt(self._look_retry, self._look_for_wish)
         self._attempt(self._step_retry, self._step_or_refuse)
 
-    def _attempt(self, retry: _Retry, part: Callable[[], None]) -> None:
+    def _attempt(self, retry: Retry, part: Callable[[], None]) -> None:
         if not retry.due():
             return
         try:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from edgeinfer.console.repository import Repository
+from edgeinfer.runtime.durable import sync_folder
 from edgeinfer.sync.messages import BlobRange, BlobRequest
 
 __all__ = ["BlobStore"]
@@ -26,11 +27,7 @@ class BlobStore:
     def adopt(self, file: Path, sha256: str) -> None:
         """Move `file`, whose content is already synced to disk, to its place. Nothing changes if it is there."""
         file.replace(self.path(sha256))
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(self._folder)
 
     def read(self, request: BlobRequest) -> BlobRange | None:
         """The bytes asked for; `total_bytes` 0 says that there is no such blob. None where the disk fails right

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from edgeinfer.runtime.durable import sync_folder
 from edgeinfer.runtime.errors import EdgeInferError
 from edgeinfer.runtime.handoff import Download, SyncDb
 from edgeinfer.sync.messages import BlobRange, BlobRequest
@@ -211,11 +212,7 @@ class BlobFile:
             self._begin(0)
 
     def _finish(self) -> None:
-        descriptor = os.open(self._final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(self._final.parent)
         self._close_file()
         self._db.set_download(Download(self.sha256, self.size, self.size, done=True))
         self.done = True

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from edgeinfer.runtime.errors import ConfigError, EdgeInferError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.pipelines import PipelineSet
+from edgeinfer.runtime.rules.settings import RuleConfig
 from edgeinfer.runtime.settings import PipelineConfig, RuntimeConfig
 from edgeinfer.runtime.slots import Slots
 from edgeinfer.runtime.sources.settings import TensorsSource
@@ -133,3 +135,19 @@ def test_the_same_package_twice_and_another_model_are_fine(device: Device) -> No
 def test_a_package_that_was_never_there_is_a_mistake_in_the_configuration(device: Device) -> None:
     with pytest.raises(ConfigError, match=r"pipeline 'p': .*no such package"):
         device.pipelines.start([device.config("p", "lost")])
+
+
+def test_a_version_that_one_pipeline_cannot_use_changes_none_of_them(device: Device) -> None:
+    """Two pipelines of one model; the second has a rule about a label that the new version does not know."""
+    for version, labels in (("1.0.0", "abc"), ("2.0.0", "abd")):
+        make_package(device.folder / f"l-{version}", device.folder / "m.onnx", name="l", version=version, labels=labels)
+    ruled = msgspec.structs.replace(
+        device.config("second", "l-1.0.0"), rule=(RuleConfig(name="seen", labels=("c",), min_score=0.5),)
+    )
+    device.pipelines.start([device.config("first", "l-1.0.0"), ruled])
+    before = {pipeline.config.name: (pipeline.model, pipeline.observers) for pipeline in device.pipelines.all()}
+    with pytest.raises(ConfigError, match="'c'"):
+        device.pipelines.swap("l", device.digest("l-2.0.0"))
+    after = {pipeline.config.name: (pipeline.model, pipeline.observers) for pipeline in device.pipelines.all()}
+    assert after == before
+    assert {model.package.manifest.version for model, _ in after.values()} == {"1.0.0"}

@@ -310,7 +310,7 @@ def test_the_gate_holds_a_version_to_the_device_s_bounds(
     device: UpdateDevice, monkeypatch: pytest.MonkeyPatch, bounds: GateConfig, part: str
 ) -> None:
     peaks = iter([0, 8 << 20])
-    monkeypatch.setattr("edgeinfer.runtime.gate._peak_bytes", lambda: next(peaks))
+    monkeypatch.setattr("edgeinfer.runtime.gate.peak_bytes", lambda: next(peaks))
     device.updater.config = msgspec.structs.replace(device.config, gate=bounds)
     device.wish(device.package("2.0.0"), number=1)
     assert part in device.run_until("FAILED").reason

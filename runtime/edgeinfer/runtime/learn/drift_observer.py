@@ -3,17 +3,16 @@
 <state_dir>/learn/{pipeline}@{key}.json    the reference of a package that brings none; key: the package's
 """
 
-import hashlib
 import logging
-import os
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from edgeinfer.runtime.decoding import MALFORMED
+from edgeinfer.runtime.durable import write_durably
+from edgeinfer.runtime.hashing import sha256
 from edgeinfer.runtime.learn.drift import DriftWatch, Learner
 from edgeinfer.runtime.learn.settings import DriftConfig
 from edgeinfer.runtime.learn.statistics import InputStatistics, Values, frame_inputs, score_statistics
@@ -98,7 +97,7 @@ class LearnedReference:
     """What was learned of a pipeline and a package, on disk. What cannot be read is learned again."""
 
     def __init__(self, folder: Path, pipeline: str, manifest: Manifest) -> None:
-        key = hashlib.sha256(msgspec.json.encode(manifest)).hexdigest()[:16]
+        key = sha256(msgspec.json.encode(manifest)).hexdigest()[:16]
         self._path = folder / f"{pipeline}@{key}.json"
         self._pattern = f"{pipeline}@*.json"
         self._thread: threading.Thread | None = None
@@ -126,20 +125,12 @@ class LearnedReference:
             thread.join(timeout_s)
 
     def _write(self, content: bytes) -> None:
-        temporary = self._path.with_suffix(".tmp")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
+            write_durably(self._path, content)
             self._forget_old()
         except OSError as error:
             logger.warning("event=reference_not_saved path=%s error=%s", self._path, error)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def _forget_old(self) -> None:
         """Keep those of the last packages, so that a roll-back need not learn again."""
@@ -147,8 +138,3 @@ class LearnedReference:
         others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in others[_KEPT_PER_PIPELINE - 1 :]:
             path.unlink(missing_ok=True)
-        descriptor = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from edgeinfer.runtime.durable import write_durably
 from edgeinfer.runtime.errors import SourceError
 
 __all__ = ["DoneList", "fingerprint"]
@@ -66,13 +67,8 @@ class DoneList:
             return
         self._done.intersection_update(present)
         content = b"".join(picture.to_bytes(_ENTRY_BYTES, "big") for picture in self._done)
-        fresh = self._path.with_name(self._path.name + ".new")
         try:
-            with fresh.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
+            write_durably(self._path, content)
         except OSError as error:
             logger.warning("event=done_list_not_shortened path=%s error=%s", self._path, error.strerror)
             return
