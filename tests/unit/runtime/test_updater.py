@@ -584,7 +584,7 @@ def test_a_full_disk_is_waited_out(device: UpdateDevice, monkeypatch: pytest.Mon
         def full(_: Path) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        patch.setattr("edgeinfer.runtime.package._sync_folder", full)
+        patch.setattr("edgeinfer.runtime.package.sync_folder", full)
         device.updater.tick()
         assert device.updater.row.state == "DOWNLOADED"
         assert len(list(device.store.incoming.iterdir())) == 1, "the blob stays"
