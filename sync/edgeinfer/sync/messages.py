@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from edgeinfer.runtime.chunk import EVICTED_PIPELINE
+from edgeinfer.runtime.chunk import EVICTED_PIPELINE, LINK_BYTES, NO_LINK
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import MessageError
 
@@ -23,20 +23,28 @@ __all__ = [
     "Ack",
     "Assignment",
     "Birth",
+    "BlobLabel",
+    "BlobPart",
     "BlobRange",
     "BlobRequest",
+    "BlobStored",
     "ChunkMessage",
+    "Command",
+    "CommandResult",
     "DesiredState",
     "JobAck",
     "JobStatus",
+    "LogLines",
     "ReportedState",
     "StateMessage",
     "Telemetry",
     "TopicName",
     "decode",
+    "decode_blob_part",
     "decode_blob_range",
     "decode_chunk",
     "encode",
+    "encode_blob_part",
     "encode_blob_range",
     "encode_chunk",
     "is_name",
@@ -52,13 +60,18 @@ MAX_RANGE_BYTES = 256 << 10
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CHUNK_MAGIC = b"EI"
 _RANGE_MAGIC = b"ER"
+_PART_MAGIC = b"EB"
 _WIRE_VERSION = 1
-# magic, version, codec, epoch, first_seq, n; then the check: crc32 of these, xor crc32 of the body. A number that
-# was damaged on the way must not take another result's place.
+_LINKED_VERSION = 2
+# magic, version, codec, epoch, first_seq, n; in version 2 the link of the hash chain; then the check: crc32 of these,
+# xor crc32 of the body. A number that was damaged on the way must not take another result's place.
 _CHUNK_HEADER = struct.Struct(">2sBBQQI")
 _CHUNK_CHECK = struct.Struct(">I")
 # magic, version, reserved, sha256 of the blob, offset, total bytes of the blob, crc32 of the range
 _RANGE_HEADER = struct.Struct(">2sBx32sQQI")
+# magic, version, reserved, sha256 of the blob, offset, total bytes of the blob, bytes of the label; then the check: crc32
+# of all before it and of all that follows it, xor.
+_PART_HEADER = struct.Struct(">2sBx32sQQH")
 
 Seq = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 ShortText = Annotated[str, msgspec.Meta(max_length=512)]
@@ -114,15 +127,22 @@ class ChunkMessage(msgspec.Struct, frozen=True):
     n: int
     crc: int
     body: bytes
+    link: bytes = NO_LINK
 
 
 class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
     """`down/ack`: everything up to `seq` of `epoch` is stored; `gaps` are inclusive ranges that are missing
-    below what has been stored beyond it."""
+    below what has been stored beyond it, the lowest first. `highest` is the highest number that is stored: with
+    `complete`, all between `seq` and it that lies in no gap is stored; else only what lies below the end of the last
+    gap. `conflict` is not 0 where the console holds another result under that number than this device sent: two
+    devices have one name and one buffer."""
 
     epoch: Seq
     seq: Seq
     gaps: tuple[tuple[Seq, Seq], ...] = ()
+    highest: Seq = 0
+    complete: bool = True
+    conflict: Seq = 0
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -183,6 +203,64 @@ class BlobRange(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class BlobLabel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a blob from a device is: `kind` (snapshot, example), its file's `name`, and where it comes from."""
+
+    kind: ShortText
+    name: ShortText
+    pipeline: ShortText = ""
+    t_ns: int = 0
+
+
+class BlobPart(msgspec.Struct, frozen=True):
+    """`up/blob`: bytes of a file of the device from `offset` on. Without any bytes it asks how far the console is."""
+
+    sha256: str
+    offset: int
+    total_bytes: int
+    label: BlobLabel
+    data: bytes
+
+
+class BlobStored(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`down/blob`: the console durably has the blob up to `offset`; `done`: all of it, and its hash is right.
+    `refused` says why it will never be taken, or is empty."""
+
+    sha256: Sha256
+    offset: Seq
+    done: bool = False
+    refused: ShortText = ""
+
+
+class Command(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The payload of the signed `down/cmd`. Carried out once, and only between `issued_s` and `expires_s` (seconds
+    since 1970). `kind`: logs (the last `lines`)."""
+
+    id: ShortText
+    device: ShortText
+    kind: ShortText
+    issued_s: Seq
+    expires_s: Seq
+    lines: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 200
+
+
+class CommandResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`up/cmdres`: how a command ended; `detail` says what was done, or why not."""
+
+    id: ShortText
+    ok: bool
+    detail: ShortText = ""
+
+
+class LogLines(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`up/log`: lines that the command `id` asked for, part `part` of `parts`, from 1."""
+
+    id: ShortText
+    lines: tuple[str, ...]
+    part: Seq = 1
+    parts: Seq = 1
+
+
 class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
     """`up/tel`: a moment of the device; lost without harm."""
 
@@ -239,7 +317,9 @@ def decode(raw: bytes, type_: type[T]) -> T:
 
 
 def encode_chunk(message: ChunkMessage) -> bytes:
-    header = _CHUNK_HEADER.pack(_CHUNK_MAGIC, _WIRE_VERSION, message.codec, message.epoch, message.first_seq, message.n)
+    version = _LINKED_VERSION if message.link else _WIRE_VERSION
+    header = _CHUNK_HEADER.pack(_CHUNK_MAGIC, version, message.codec, message.epoch, message.first_seq, message.n)
+    header += message.link
     return header + _CHUNK_CHECK.pack(zlib.crc32(header) ^ message.crc) + message.body
 
 
@@ -247,19 +327,49 @@ def decode_chunk(raw: bytes) -> ChunkMessage:
     """Raises MessageError: too short, too large, not a chunk, damaged."""
     if len(raw) > MAX_CHUNK_BYTES:
         raise MessageError(f"expected a chunk of at most {MAX_CHUNK_BYTES} bytes, found {len(raw)}")
-    start = _CHUNK_HEADER.size + _CHUNK_CHECK.size
+    version, codec, epoch, first_seq, n = _unpack(
+        _CHUNK_HEADER, raw, _CHUNK_MAGIC, "chunk", versions=(_WIRE_VERSION, _LINKED_VERSION)
+    )
+    header_bytes = _CHUNK_HEADER.size + (LINK_BYTES if version == _LINKED_VERSION else 0)
+    start = header_bytes + _CHUNK_CHECK.size
     if len(raw) < start:
         raise MessageError(f"expected a chunk of at least {start} bytes, found {len(raw)}")
-    _, codec, epoch, first_seq, n = _unpack(_CHUNK_HEADER, raw, _CHUNK_MAGIC, "chunk")
-    (check,) = _CHUNK_CHECK.unpack_from(raw, _CHUNK_HEADER.size)
+    (check,) = _CHUNK_CHECK.unpack_from(raw, header_bytes)
     body = raw[start:]
     found = zlib.crc32(body)
-    expected = check ^ zlib.crc32(raw[: _CHUNK_HEADER.size])
+    expected = check ^ zlib.crc32(raw[:header_bytes])
     if found != expected:
         raise MessageError(f"expected a chunk with crc32 {expected:08x}, found {found:08x}")
     if n < 1 or max(epoch, first_seq + n) >= 1 << 63:
         raise MessageError(f"expected a chunk of at least one result in range, found n={n} first_seq={first_seq}")
-    return ChunkMessage(codec, epoch, first_seq, n, found, body)
+    return ChunkMessage(codec, epoch, first_seq, n, found, body, raw[_CHUNK_HEADER.size : header_bytes])
+
+
+def encode_blob_part(message: BlobPart) -> bytes:
+    label = encode(message.label)
+    header = _PART_HEADER.pack(
+        _PART_MAGIC, _WIRE_VERSION, bytes.fromhex(message.sha256), message.offset, message.total_bytes, len(label)
+    )
+    check = zlib.crc32(header) ^ zlib.crc32(message.data, zlib.crc32(label))
+    return header + _CHUNK_CHECK.pack(check) + label + message.data
+
+
+def decode_blob_part(raw: bytes) -> BlobPart:
+    """Raises MessageError: too short, too large, not a part of a blob, damaged, beyond the blob's end."""
+    if len(raw) > MAX_RANGE_BYTES + MAX_CONTROL_BYTES:
+        raise MessageError(f"expected a part of at most {MAX_RANGE_BYTES} bytes, found {len(raw)}")
+    _, sha256, offset, total_bytes, label_bytes = _unpack(_PART_HEADER, raw, _PART_MAGIC, "part of a blob")
+    start = _PART_HEADER.size + _CHUNK_CHECK.size
+    if len(raw) < start + label_bytes:
+        raise MessageError(f"expected a part of at least {start + label_bytes} bytes, found {len(raw)}")
+    (check,) = _CHUNK_CHECK.unpack_from(raw, _PART_HEADER.size)
+    if zlib.crc32(raw[: _PART_HEADER.size]) ^ zlib.crc32(raw[start:]) != check:
+        raise MessageError("expected a part of a blob with the right crc32")
+    data = raw[start + label_bytes :]
+    if offset + len(data) > total_bytes:
+        raise MessageError(f"expected a part within {total_bytes} bytes, found {len(data)} from {offset} on")
+    label = decode(raw[start : start + label_bytes], BlobLabel)
+    return BlobPart(sha256.hex(), offset, total_bytes, label, data)
 
 
 def encode_blob_range(message: BlobRange) -> bytes:
@@ -285,10 +395,12 @@ def decode_blob_range(raw: bytes) -> BlobRange:
     return BlobRange(sha256.hex(), offset, total_bytes, data)
 
 
-def _unpack(header: struct.Struct, raw: bytes, magic: bytes, what: str) -> tuple[Any, ...]:
+def _unpack(
+    header: struct.Struct, raw: bytes, magic: bytes, what: str, *, versions: tuple[int, ...] = (_WIRE_VERSION,)
+) -> tuple[Any, ...]:
     if len(raw) < header.size:
         raise MessageError(f"expected a {what} of at least {header.size} bytes, found {len(raw)}")
     found_magic, version, *rest = header.unpack_from(raw)
-    if found_magic != magic or version != _WIRE_VERSION:
-        raise MessageError(f"expected a {what} of version {_WIRE_VERSION}, found {found_magic!r} version {version}")
+    if found_magic != magic or version not in versions:
+        raise MessageError(f"expected a {what} of version {versions[-1]}, found {found_magic!r} version {version}")
     return (version, *rest)
