@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
+from generated import write_or_check  # beside this script
 
 from edgeinfer.runtime.settings import PipelineConfig, RuntimeConfig
 from edgeinfer.runtime.sources.settings import SourceConfig
@@ -148,16 +149,5 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     return f"`{text.lower() if isinstance(field.default, bool) else text}`".replace("'", '"')
 
 
-def main(arguments: list[str]) -> int:
-    text = document()
-    if "--check" not in arguments:
-        _TARGET.write_text(text, encoding="utf-8")
-        return 0
-    if _TARGET.exists() and _TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write("docs/configuration.md differs from the code: make docs\n")
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(_TARGET, document(), sys.argv[1:]))

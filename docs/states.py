@@ -7,8 +7,11 @@ python docs/states.py --check    # status 1 where it differs from the code
 import sys
 from pathlib import Path
 
+from generated import write_or_check  # beside this script
+
 from edgeinfer.runtime.frame import FrameState
 from edgeinfer.runtime.update import MAX_ATTEMPTS, state_diagram
+from edgeinfer.sync.session import TRANSITIONS
 
 _TARGET = Path(__file__).resolve().parent / "states.md"
 
@@ -22,20 +25,22 @@ def document() -> str:
         f"```mermaid\n{state_diagram()}```\n\n"
         "## A frame (`edgeinfer.runtime.frame`)\n\n"
         "Every captured frame ends in exactly one of these, and is counted.\n\n"
-        f"```mermaid\nstateDiagram-v2\n    [*] --> captured\n{frames}\n```\n"
+        f"```mermaid\nstateDiagram-v2\n    [*] --> captured\n{frames}\n```\n\n"
+        "## The upload of results (`edgeinfer.sync.session`)\n\n"
+        "offline: nothing is in flight. streaming: up to a window of chunks is. probing: the broker is there, but "
+        "nobody acknowledges.\n\n"
+        f"```mermaid\nstateDiagram-v2\n    [*] --> offline\n{_transitions()}\n```\n"
     )
 
 
-def main(arguments: list[str]) -> int:
-    text = document()
-    if "--check" not in arguments:
-        _TARGET.write_text(text, encoding="utf-8")
-        return 0
-    if _TARGET.exists() and _TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write("docs/states.md differs from the code: make docs\n")
-    return 1
+def _transitions() -> str:
+    return "\n".join(
+        f"    {state.value} --> {target.value}: {event.value}"
+        for state, row in TRANSITIONS.items()
+        for event, target in row.items()
+        if state is not target
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(_TARGET, document(), sys.argv[1:]))

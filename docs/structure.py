@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
+from generated import write_or_check  # beside this script
+
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _TARGET = _REPOSITORY / "docs" / "structure.txt"
 _PARTS = ("runtime", "quantize", "devices", "sync")
@@ -19,17 +21,6 @@ _HEADER = """\
 Every module of edgeinfer: what it is for, and which others it imports (in parentheses: only when called).
 Written by `make docs` from the code. Layers: cli > console > (quantize | sync) > runtime > devices.
 """
-
-
-def main(arguments: list[str]) -> int:
-    text = structure(_REPOSITORY)
-    if "--check" not in arguments:
-        _TARGET.write_text(text, encoding="utf-8")
-        return 0
-    if _TARGET.exists() and _TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write("docs/structure.txt differs from the code: make docs\n")
-    return 1
 
 
 def structure(repository: Path) -> str:
@@ -93,4 +84,4 @@ def _resolve(node: ast.ImportFrom, package: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(_TARGET, structure(_REPOSITORY), sys.argv[1:]))
