@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cameras import jpeg
 from edgeinfer.runtime.errors import SourceError
-from edgeinfer.runtime.frame import Frame
-from edgeinfer.runtime.sources.base import Source, is_live, open_source
+from edgeinfer.runtime.frame import Frame, FrameState
+from edgeinfer.runtime.sources.base import Settling, Source, is_live, open_source
 from edgeinfer.runtime.sources.done_list import DoneList
 from edgeinfer.runtime.sources.pictures import opencv, read_picture
 from edgeinfer.runtime.sources.settings import WatchedSource
@@ -66,6 +66,8 @@ class Reader:
         try:
             while (frame := self._source.read()) is not None:
                 self.numbers.append(number(frame))
+                assert frame.on_end is not None
+                frame.on_end(FrameState.INFERRED)
         except SourceError as error:
             self.error = error
 
@@ -253,6 +255,83 @@ def test_a_picture_that_changes_before_it_is_removed_is_not_removed(
     put(folder, "a.png", 1)
     assert all_there_is(watch(folder, after="delete")) == [1, 2]
     assert not list(folder.glob("*.png"))
+
+
+class Disk:
+    """A buffer whose disk is slow: `durable_since_s` says how far it is."""
+
+    durable_since_s = 0.0
+    flushes = False
+
+    def wait_for_room(self, stop: threading.Event) -> None:
+        del stop
+
+    def flush(self, timeout_s: float) -> bool:
+        del timeout_s
+        if self.flushes:
+            self.durable_since_s = float("inf")
+        return self.flushes
+
+
+def opened(config: WatchedSource, disk: Disk) -> Source:
+    source = open_source(config, threading.Event())
+    assert isinstance(source, Settling)
+    source.settle_by(disk)
+    return source
+
+
+def end(frame: Frame | None, state: FrameState = FrameState.INFERRED) -> None:
+    assert frame is not None
+    assert frame.on_end is not None
+    frame.on_end(state)
+
+
+@pytest.mark.parametrize("after", ["keep", "delete", "move"])
+def test_a_picture_whose_result_is_not_durable_yet_is_read_again_after_a_power_cut(folder: Path, after: str) -> None:
+    put(folder, "a.png", 1)
+    config, disk = watch(folder, after=after), Disk()
+    source = opened(config, disk)
+    end(source.read())
+    source.close()
+    source.close()
+    assert (folder / "a.png").exists()
+    disk.flushes = True
+    source = opened(config, disk)
+    end(source.read())
+    source.close()
+    assert (folder / "a.png").exists() == (after == "keep")
+    assert all_there_is(config) == []
+
+
+def test_a_picture_is_given_up_while_the_source_goes_on_and_read_once_meanwhile(folder: Path) -> None:
+    put(folder, "a.png", 1)
+    disk = Disk()
+    source = opened(watch(folder, after="delete"), disk)
+    end(source.read())
+    put(folder, "b.png", 2)
+    second = source.read()
+    assert second is not None
+    assert number(second) == 2
+    assert (folder / "a.png").exists()
+    disk.durable_since_s = float("inf")
+    put(folder, "c.png", 3)
+    end(source.read())
+    assert not (folder / "a.png").exists()
+    assert (folder / "b.png").exists(), "its frame has not ended"
+    end(second)
+    source.close()
+    assert not list(folder.glob("*.png"))
+
+
+def test_a_picture_whose_frame_was_stopped_is_for_the_next_start(folder: Path) -> None:
+    put(folder, "a.png", 1)
+    config = watch(folder, after="delete")
+    disk = Disk()
+    disk.flushes = True
+    source = opened(config, disk)
+    end(source.read(), FrameState.STALE)
+    source.close()
+    assert all_there_is(config) == [1]
 
 
 class TestDoneList:

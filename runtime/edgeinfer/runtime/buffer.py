@@ -83,6 +83,8 @@ class Buffer:
             self._store.close()
             raise
         self.error = ""
+        # Everything that was appended before this moment of the monotonic clock survives a power cut.
+        self.durable_since_s = 0.0
         self._durable_seq = self._store.next_seq - 1
         self._lock = threading.Lock()
         self._drained = threading.Condition(self._lock)
@@ -240,8 +242,9 @@ class Buffer:
                 batches = self._take(partial=partial)
             if partial:
                 next_flush = now + self._config.flush_interval_s
-            if batches:
-                self._write(batches)
+            written = not batches or self._write(batches)
+            if partial and written:
+                self.durable_since_s = now
             if closing:
                 return
             if partial:
@@ -257,18 +260,20 @@ class Buffer:
             del rows[:whole]
         return batches
 
-    def _write(self, batches: Sequence[tuple[str, list[Result]]]) -> None:
+    def _write(self, batches: Sequence[tuple[str, list[Result]]]) -> bool:
+        """False where the buffer is being closed and the disk does not take it."""
         limit = self._store.commit_bytes
         packed = [part for pipeline, rows in batches for part in _pack(pipeline, rows, min(limit, MAX_BODY_BYTES))]
         for group in _groups(packed, limit):
             chunks = [part.chunk for part in group if part.chunk is not None]
             if chunks and not self._write_group(chunks):
-                return  # closing: what is pending now is lost
+                return False  # closing: what is pending now is lost
             with self._drained:
                 self._durable_seq = self._store.next_seq - 1
                 self._pending_count -= sum(part.n for part in group)
                 self._pending_weight -= sum(part.weight for part in group)
                 self._drained.notify_all()
+        return True
 
     def _write_group(self, chunks: Sequence[NewChunk]) -> bool:
         """Try until it is written; False where the buffer is being closed and the disk does not take it."""

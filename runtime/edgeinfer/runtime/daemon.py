@@ -102,7 +102,7 @@ class Daemon:
             around=Surroundings(state_dir, config, board),
             pool=self.pool,
             until_end=until_end,
-            wait_for_room=self.buffer.wait_for_room,
+            backing=self.buffer,
         )
         # Who ends what is stuck must not wait for a disk that is.
         append_at_once = recent.listening(functools.partial(self.buffer.append, wait=False))

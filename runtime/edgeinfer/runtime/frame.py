@@ -2,6 +2,7 @@
 
 import enum
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -42,7 +43,8 @@ class Frame(msgspec.Struct, frozen=True):
     float32 in -1..1, or a tensor. `origin`: set where the frame was made by another pipeline.
     `stream_ns`: where in its recording the frame lies, which is read faster than it was made; -1 for a live source.
     `t_ns`: wall clock at capture; `mono_ns`: monotonic clock at capture; `index`: from 0 in its source,
-    and once a pipeline has captured it, from 0 in the pipeline.
+    and once a pipeline has captured it, from 0 in the pipeline. `on_end`: called by any thread, once, with the state that
+    the frame ended in, after what came of it was handed to the buffer.
     """
 
     data: npt.NDArray[Any]
@@ -51,6 +53,7 @@ class Frame(msgspec.Struct, frozen=True):
     index: int
     origin: "Origin | None" = None
     stream_ns: int = -1
+    on_end: Callable[[FrameState], None] | None = None
 
     @property
     def clock_ns(self) -> int:
@@ -77,9 +80,12 @@ class FrameCounts:
             self.captured += 1
             return self.captured - 1
 
-    def end(self, state: FrameState) -> None:
+    def end(self, state: FrameState, frame: Frame | None = None) -> None:
+        """Count a frame that has ended, and tell its source if that wants to know."""
         with self._lock:
             self._counts[state.value] += 1
+        if frame is not None and frame.on_end is not None:
+            frame.on_end(state)
 
     def totals(self) -> dict[str, int]:
         """Every state with its count."""

@@ -193,13 +193,13 @@ class Inference:
         if isinstance(ran, EdgeInferError):
             if prepared.is_first:
                 prepared.model.forget_interpretation()
-            self._recorder.failed(ran)
+            self._recorder.failed(ran, prepared.frame)
             return
         try:
             items = prepared.model.interpret(prepared, ran.outputs)
         except Exception as error:
             logger.exception("event=interpretation_crashed pipeline=%s", self._name)
-            self._recorder.failed(ModelError(f"internal error: {error}"))
+            self._recorder.failed(ModelError(f"internal error: {error}"), prepared.frame)
             return
         self._recorder.record(prepared, Inferred(items, ran.latency_us, ran.outputs), self._current())
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from edgeinfer.runtime.backing import Backing
 from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.channel import Channel
 from edgeinfer.runtime.errors import EdgeInferError, ModelError, SourceError
@@ -24,7 +25,7 @@ from edgeinfer.runtime.pace import Pace
 from edgeinfer.runtime.pipeline_status import PipelineStatus
 from edgeinfer.runtime.recorder import Append, Recorder
 from edgeinfer.runtime.settings import PipelineConfig
-from edgeinfer.runtime.sources.base import Source, is_live, open_source
+from edgeinfer.runtime.sources.base import Settling, Source, is_live, open_source
 from edgeinfer.runtime.stages import Gate, Observer
 
 __all__ = ["Pipeline"]
@@ -51,7 +52,7 @@ class Pipeline:
         observers: Sequence[Observer] = (),
         opener: Callable[[threading.Event], Source] | None = None,
         on_end: Callable[[], None] | None = None,
-        wait_for_room: Callable[[threading.Event], None] | None = None,
+        backing: Backing | None = None,
     ) -> None:
         self.config = config
         self.failed: EdgeInferError | None = None
@@ -62,7 +63,7 @@ class Pipeline:
         self._until_end = until_end
         self._open = opener or (lambda stop: open_source(config.source, stop))
         self._on_end = on_end
-        self._wait_for_room = wait_for_room
+        self._backing = backing
         self._model = model
         self._stop = threading.Event()
         self._ended = threading.Event()
@@ -208,6 +209,8 @@ class Pipeline:
             channel = self._channel = Channel(latest_wins=source.live, depth=getattr(source, "depth", 0))
             self._inference.open(channel)
         logger.info("event=source_opened pipeline=%s kind=%s", self.config.name, type(source).__name__)
+        if self._backing is not None and isinstance(source, Settling):
+            source.settle_by(self._backing)
         self._source_begins, self.live = True, source.live
         while not self._stop.is_set():
             frame = source.read()
@@ -249,13 +252,13 @@ class Pipeline:
                 logger.exception("event=gate_crashed pipeline=%s gate=%s", self.config.name, type(gate).__name__)
                 self.gates = tuple(other for other in self.gates if other is not gate)
         if state is not None:
-            self.counts.end(state)
+            self.counts.end(state, frame)
         return state is None
 
     def _wait_for_turn(self) -> FrameState | None:
         """Frames of a recorded source are never shed: they wait, also for a disk that is slower than they are."""
-        if self._wait_for_room is not None:
-            self._wait_for_room(self._stop)
+        if self._backing is not None:
+            self._backing.wait_for_room(self._stop)
         wait_s = self.pace.wait_s(time.monotonic_ns())
         if wait_s:
             self._stop.wait(wait_s)
@@ -268,10 +271,10 @@ class Pipeline:
         try:
             prepared = self._model.prepare(frame, is_first=self._source_begins)
         except EdgeInferError as error:
-            self._recorder.failed(error)
+            self._recorder.failed(error, frame)
         except Exception as error:
             logger.exception("event=preprocessing_crashed pipeline=%s", self.config.name)
-            self._recorder.failed(ModelError(f"internal error: {error}"))
+            self._recorder.failed(ModelError(f"internal error: {error}"), frame)
         else:
             self._source_begins = False
             return prepared

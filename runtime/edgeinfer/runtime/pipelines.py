@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer.runtime.assembly import Surroundings, make_gates, make_observers
+from edgeinfer.runtime.backing import Backing
 from edgeinfer.runtime.engines.base import available_engines
 from edgeinfer.runtime.errors import ConfigError, ModelError, PackageError
 from edgeinfer.runtime.manifest import Variant
@@ -47,7 +48,7 @@ class PipelineSet:
         around: Surroundings,
         pool: ModelPool | None = None,
         until_end: bool = False,
-        wait_for_room: Callable[[threading.Event], None] | None = None,
+        backing: Backing | None = None,
     ) -> None:
         self.pool = pool or ModelPool()
         self._store = store
@@ -55,7 +56,7 @@ class PipelineSet:
         self._append = append
         self._around = around
         self._until_end = until_end
-        self._wait_for_room = wait_for_room
+        self._backing = backing
         # Held by who changes something: a reload, a swap, the governor. Who only looks needs no lock: the mapping is
         # replaced as a whole.
         self._changing = threading.RLock()
@@ -262,7 +263,7 @@ class PipelineSet:
             observers=make_observers(config, package.manifest, package.labels(), self._around),
             opener=self._relay(config) if isinstance(config.source, PipelineSource) else None,
             on_end=lambda: self._hub.end(config.name),
-            wait_for_room=self._wait_for_room,
+            backing=self._backing,
         )
 
     def _package_for(self, config: PipelineConfig) -> InstalledPackage:

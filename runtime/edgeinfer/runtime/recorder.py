@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from edgeinfer.runtime.errors import BufferStorageError, EdgeInferError
-from edgeinfer.runtime.frame import NO_DATA, FrameCounts, FrameState
+from edgeinfer.runtime.frame import NO_DATA, Frame, FrameCounts, FrameState
 from edgeinfer.runtime.model import Inferred, LoadedModel, Prepared
 from edgeinfer.runtime.pipeline_status import PipelineStatus
 from edgeinfer.runtime.results import Kind, Result
@@ -99,17 +99,17 @@ class Recorder:
             self._observe(observers, Seen(frame, result, prepared.target, inferred.outputs))
         self.end(prepared, FrameState.INFERRED)
 
-    def failed(self, error: EdgeInferError) -> None:
+    def failed(self, error: EdgeInferError, frame: Frame) -> None:
         """Count a frame that could not be used."""
         if str(error) != self.status.error:
             logger.warning("event=frame_failed pipeline=%s error=%s", self._name, error)
         self.status.error = str(error)
         self.consecutive_failures += 1
-        self.counts.end(FrameState.FAILED)
+        self.counts.end(FrameState.FAILED, frame)
 
     def end(self, prepared: Prepared, state: FrameState) -> None:
         prepared.model.release(prepared)
-        self.counts.end(state)
+        self.counts.end(state, prepared.frame)
 
     def report_when_due(self) -> None:
         """Report the counts of frames, every five seconds."""

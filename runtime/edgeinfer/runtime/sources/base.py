@@ -1,8 +1,9 @@
 """The contract of a source, and the choice of one by its configuration."""
 
 import threading
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from edgeinfer.runtime.backing import Backing
 from edgeinfer.runtime.errors import ConfigError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.sources.settings import (
@@ -19,7 +20,7 @@ from edgeinfer.runtime.sources.settings import (
     WatchedSource,
 )
 
-__all__ = ["Source", "is_live", "is_recorded", "open_source"]
+__all__ = ["Settling", "Source", "is_live", "is_recorded", "open_source"]
 
 
 class Source(Protocol):
@@ -33,6 +34,15 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Give the device back. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A source that gives up its inputs only once what came of them is durable."""
+
+    def settle_by(self, backing: Backing) -> None:
+        """Ask `backing` what is. Called before the first `read`."""
         ...
 
 

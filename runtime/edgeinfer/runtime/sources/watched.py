@@ -6,10 +6,11 @@ remembered in a list beside the pictures (`done_list`), because times alone woul
 are copied, and clocks jump. A file with a picture's name that is none gives one empty frame, which is counted as
 failed; it stays where it is and is remembered.
 
-A power cut can cost the results of the pictures that were read and not yet inferred, a handful; with `keep` and `move`
-the pictures themselves are still there.
+A picture is put away, or remembered, only once the result of its frame is durable: after a power cut those of the last
+moments are read again, and none is lost.
 """
 
+import functools
 import logging
 import os
 import stat
@@ -19,10 +20,11 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
+from edgeinfer.runtime.backing import Backing
 from edgeinfer.runtime.errors import SourceError
-from edgeinfer.runtime.frame import Frame
+from edgeinfer.runtime.frame import Frame, FrameState
 from edgeinfer.runtime.sources.done_list import DoneList, fingerprint
-from edgeinfer.runtime.sources.pictures import ENDINGS, NO_PICTURE, Picture, opencv, read_picture
+from edgeinfer.runtime.sources.pictures import ENDINGS, NO_PICTURE, opencv, read_picture
 from edgeinfer.runtime.sources.settings import WatchedSource
 
 __all__ = ["WatchedFolder"]
@@ -33,6 +35,8 @@ _DONE_FOLDER = "done"
 _DONE_LIST = ".edgeinfer-done"
 # A file that is overwritten does not change its folder: now and then all of them are looked at anyway.
 _ALL_EVERY_S = 5.0
+# At the end, for the frames that are still under way, and for their results to become durable.
+_LAST_WAIT_S = 0.5
 
 
 class _Candidate(NamedTuple):
@@ -41,6 +45,15 @@ class _Candidate(NamedTuple):
     mtime_ns: int
     inode: int
     since_s: float
+
+
+class _Read(NamedTuple):
+    """A picture that was read, and what its frame came to, once it has ended."""
+
+    seen: _Candidate
+    is_picture: bool
+    ended_s: float = 0.0
+    state: FrameState | None = None
 
 
 class WatchedFolder:
@@ -57,13 +70,20 @@ class WatchedFolder:
         self._done = DoneList(Path(config.done_list) if config.done_list else self._folder / _DONE_LIST)
         self._growing: dict[str, _Candidate] = {}
         self._complete: deque[_Candidate] = deque()
+        self._backing: Backing | None = None
+        self._under_way: set[int] = set()  # pictures that were read and are not settled
+        self._ended: deque[_Read] = deque()  # put there by whichever thread a frame ends in
         self._folder_mtime_ns = -1
         self._looked_s = float("-inf")
         self._index = 0
         self._unreadable = 0
 
+    def settle_by(self, backing: Backing) -> None:
+        self._backing = backing
+
     def read(self) -> Frame | None:
         while not self._stop.is_set():
+            self._settle_durable()
             while self._complete:
                 frame = self._take(self._complete.popleft())
                 if frame is not None:
@@ -74,6 +94,7 @@ class WatchedFolder:
         return None
 
     def close(self) -> None:
+        self._settle_last()
         self._done.close()
         self._complete.clear()
         self._growing.clear()
@@ -115,7 +136,7 @@ class WatchedFolder:
                     if seen is None:
                         continue
                     present.add(seen.picture)
-                    if seen.picture not in self._done:
+                    if seen.picture not in self._done and seen.picture not in self._under_way:
                         known = self._growing.get(entry.name)
                         same = known is not None and known[:4] == seen[:4]
                         growing[entry.name] = known if same and known is not None else seen
@@ -148,17 +169,41 @@ class WatchedFolder:
         except OSError as error:
             logger.warning("event=picture_unreadable path=%r error=%s", str(seen.path), error.strerror)
             picture = NO_PICTURE
-        self._settle(seen, picture)
         self._index += 1
-        return Frame(picture, t_ns, mono_ns, self._index - 1)
+        self._under_way.add(seen.picture)
+        read = _Read(seen, is_picture=bool(picture.size))
+        return Frame(picture, t_ns, mono_ns, self._index - 1, on_end=functools.partial(self._frame_ended, read))
+
+    def _frame_ended(self, read: _Read, state: FrameState) -> None:
+        """Called by any thread."""
+        self._ended.append(read._replace(ended_s=time.monotonic(), state=state))
+
+    def _settle_durable(self) -> None:
+        """Give up the pictures whose frames have ended and left nothing that a power cut could take."""
+        durable_s = time.monotonic() if self._backing is None else self._backing.durable_since_s
+        while self._ended and self._ended[0].ended_s < durable_s:
+            read = self._ended.popleft()
+            if read.state is not FrameState.STALE:  # the pipeline was stopped first: it is for the next start
+                self._settle(read)
+            self._under_way.discard(read.seen.picture)
+
+    def _settle_last(self) -> None:
+        """At the end: a moment for what is still under way. What is not settled then will be read again."""
+        deadline_s, pause = time.monotonic() + _LAST_WAIT_S, threading.Event()
+        while len(self._ended) < len(self._under_way) and time.monotonic() < deadline_s:
+            pause.wait(_LAST_WAIT_S / 50)
+        if self._ended and self._backing is not None:
+            self._backing.flush(_LAST_WAIT_S)
+        self._settle_durable()
 
     def _is_still(self, seen: _Candidate) -> bool:
         """Whether the file is the one that was looked at. Raises OSError."""
         return fingerprint(os.fsencode(seen.path.name), seen.path.stat()) == seen.picture
 
-    def _settle(self, seen: _Candidate, picture: Picture) -> None:
+    def _settle(self, read: _Read) -> None:
         """See to it that the file is not read again."""
-        if not picture.size:
+        seen = read.seen
+        if not read.is_picture:
             self._note_unreadable(seen.path)
         elif self._config.after != "keep":
             try:
