@@ -18,7 +18,7 @@ DEMO_ARGS ?=
 # Quiet about pip itself; what fails is still printed.
 PIP := -m pip -qq --disable-pip-version-check --no-input
 
-.PHONY: help demo test check bench docs format constraints clean
+.PHONY: help demo test check fault bench docs format constraints clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -26,6 +26,7 @@ help:
 	@echo "make demo         the whole loop on this machine, with a page to look at (DEMO_ARGS=...)"
 	@echo "make test         check, then every test (PYTEST_ARGS=...)"
 	@echo "make check        lint, format, types, layers, generated documents"
+	@echo "make fault        the fault suite at full size (about 50 minutes) -> build/faults.json"
 	@echo "make bench        measure; ONLY=pipeline for one part"
 	@echo "make docs         generate docs/structure.txt, states.md and configuration.md"
 	@echo "make format       apply the formatter and the safe fixes"
@@ -55,6 +56,9 @@ check: $(STAMP)
 
 test: check
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fault: $(STAMP)
+	@EDGEINFER_FAULTS=full $(BIN)/python -m pytest tests/fault --timeout=3600 $(PYTEST_ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/python tests/bench/run.py --only=$(ONLY)

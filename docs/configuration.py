@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md: every key of `edgeinfer.toml`, read from the structs that check it.
+"""Writes docs/configuration.md: every key of `edgeinfer.toml` and `sync.toml`, read from the structs that check it.
 
 python docs/configuration.py            # write it
 python docs/configuration.py --check    # status 1 where it differs from the code
@@ -17,15 +17,17 @@ from generated import write_or_check  # beside this script
 
 from edgeinfer.runtime.settings import PipelineConfig, RuntimeConfig
 from edgeinfer.runtime.sources.settings import SourceConfig
+from edgeinfer.sync.settings import SyncConfig
+from edgeinfer.sync.sinks.settings import SinkConfig
 
 _TARGET = Path(__file__).resolve().parent / "configuration.md"
 _WIDTH = 118
 _INTRODUCTION = """# Configuration
 
-Every key of the daemon's `edgeinfer.toml`, written by `make docs` from the structs that check it. A key that is not
-here is refused by name, with the nearest known one. `kill -HUP` reads the file again: `[[pipeline]]`, `[trust]`,
-`trial_s` and `log_level` change while the daemon runs, the rest at its next start; a file that is wrong is reported,
-and the old configuration goes on.
+Every key of the daemon's `edgeinfer.toml` and, [further below](#the-agent), of the agent's `sync.toml`, written by
+`make docs` from the structs that check them. A key that is not here is refused by name, with the nearest known one.
+`kill -HUP` reads the file again: `[[pipeline]]`, `[trust]`, `trial_s` and `log_level` change while the daemon runs, the
+rest at its next start; a file that is wrong is reported, and the old configuration goes on.
 
 ## Examples
 
@@ -72,6 +74,51 @@ steps = ["frame_rate", "variant", "motion", "pause"]
 ```
 """
 
+_AGENT = """# The agent
+
+Every key of `sync.toml`. `kill -HUP` reads it again: the agent then begins anew with it, and a file that is wrong is
+reported, while the old configuration goes on.
+
+## Examples
+
+Pictures of events go up, but only on Wi-Fi; over the modem go events at once, and everything else at night, all within
+20 MB a day and slowly enough to leave the line usable:
+
+```toml
+device = "press-4"
+
+[blobs]
+snapshots = true
+bytes_per_day = 50_000_000
+
+[[network]]
+kind = "cellular"
+bytes_per_day = 20_000_000
+bytes_per_s = 20_000
+hours = "01:00-05:00"
+send = ["events", "results", "updates", "telemetry"]
+report_interval_s = 900
+```
+
+Nothing at all goes over a network that is not Wi-Fi or Ethernet, but for the few bytes that say that the device is
+there:
+
+```toml
+[[network]]
+kind = "any"
+send = []
+
+[[network]]
+kind = "wifi"
+
+[[network]]
+kind = "ethernet"
+```
+
+A day of a budget has 20 to 26 hours by the clock that counts seconds: with a right wall clock it ends at midnight, and
+a wall clock that jumps neither refills the budget over and over nor blocks it for ever.
+"""
+
 
 def document() -> str:
     parts = [
@@ -82,6 +129,10 @@ def document() -> str:
     parts.append("## [pipeline.source]\n\n`kind` says what the frames come from.\n")
     for source in get_args(SourceConfig):
         parts += _struct(f'kind = "{source.__struct_config__.tag}"', source, level=3)
+    parts += [_AGENT, *_section("The agent's file", SyncConfig, "")]
+    parts.append("## [sink]\n\nWhere results go; `kind` says what it is.\n")
+    for sink in get_args(SinkConfig):
+        parts += _struct(f'kind = "{sink.__struct_config__.tag}"', sink, level=3)
     return "\n".join(parts)
 
 
@@ -100,7 +151,9 @@ def _struct(title: str, struct: type[msgspec.Struct], *, level: int) -> Iterator
     yield f"{'#' * level} {title}\n"
     yield f"{_paragraphs(inspect.getdoc(struct) or '')}\n"
     rows = [
-        field for field in msgspec.structs.fields(struct) if _table(field.type)[0] is None and field.name != "source"
+        field
+        for field in msgspec.structs.fields(struct)
+        if _table(field.type)[0] is None and field.name not in {"source", "sink"}
     ]
     if rows:
         yield "| Key | Value | Default |\n|---|---|---|"
@@ -126,6 +179,8 @@ def _kind(kind: Any) -> str:
         return ", ".join(f"`{part!r}`".replace("'", '"') for part in parts)
     if origin is tuple:
         return f"list of {_kind(parts[0])}"
+    if origin is dict:
+        return f"table of {_kind(parts[0])} to {_kind(parts[1])}"
     if origin in {Union, types.UnionType}:
         return " or ".join(_kind(part) for part in parts if part is not type(None))
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):

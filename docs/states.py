@@ -5,13 +5,20 @@ python docs/states.py --check    # status 1 where it differs from the code
 """
 
 import sys
+from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 from generated import write_or_check  # beside this script
 
 from edgeinfer.runtime.frame import FrameState
 from edgeinfer.runtime.update import MAX_ATTEMPTS, state_diagram
+from edgeinfer.sync import blob_upload
 from edgeinfer.sync.session import TRANSITIONS
+
+E = TypeVar("E", bound=Enum)
+V = TypeVar("V", bound=Enum)
 
 _TARGET = Path(__file__).resolve().parent / "states.md"
 
@@ -28,15 +35,19 @@ def document() -> str:
         f"```mermaid\nstateDiagram-v2\n    [*] --> captured\n{frames}\n```\n\n"
         "## The upload of results (`edgeinfer.sync.session`)\n\n"
         "offline: nothing is in flight. streaming: up to a window of chunks is. probing: the broker is there, but "
-        "nobody acknowledges.\n\n"
-        f"```mermaid\nstateDiagram-v2\n    [*] --> offline\n{_transitions()}\n```\n"
+        "nobody acknowledges. held: the broker refuses what is sent.\n\n"
+        f"```mermaid\nstateDiagram-v2\n    [*] --> offline\n{_transitions(TRANSITIONS)}\n```\n\n"
+        "## The upload of a file (`edgeinfer.sync.blob_upload`)\n\n"
+        "asking: it is not known how far the console is. sending: parts are on their way. ended: the console has the "
+        "file, or will never take it.\n\n"
+        f"```mermaid\nstateDiagram-v2\n    [*] --> asking\n{_transitions(blob_upload.TRANSITIONS)}\n```\n"
     )
 
 
-def _transitions() -> str:
+def _transitions(table: Mapping[E, Mapping[V, E]]) -> str:
     return "\n".join(
         f"    {state.value} --> {target.value}: {event.value}"
-        for state, row in TRANSITIONS.items()
+        for state, row in table.items()
         for event, target in row.items()
         if state is not target
     )

@@ -54,15 +54,15 @@ def find_mosquitto() -> str:
 
 class Mosquitto:
     """A broker process; its port stays the same over restarts. `config` replaces the whole default
-    configuration (with `{port}` in it), `extra` is appended to it."""
+    configuration (with `{port}` in it), `extra` is appended to it; `configuration` is read at each start."""
 
     def __init__(self, folder: Path, *, config: str = _CONFIG, extra: str = "", port: int = 0) -> None:
         self.port = port or free_port()
         self.log = folder / f"mosquitto-{self.port}.log"
         self._binary = find_mosquitto()
-        self._file = folder / f"mosquitto-{self.port}.conf"
+        self.configuration = folder / f"mosquitto-{self.port}.conf"
         # Started by root, mosquitto would become a user who may not read the test's files.
-        self._file.write_text("user root\n" + config.replace("{port}", str(self.port)) + "\n" + extra + "\n")
+        self.configuration.write_text("user root\n" + config.replace("{port}", str(self.port)) + "\n" + extra + "\n")
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -81,7 +81,7 @@ class Mosquitto:
             return
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binary, "-c", str(self._file)],
+                [self._binary, "-c", str(self.configuration)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

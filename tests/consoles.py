@@ -6,6 +6,7 @@ with RunningConsole(folder, broker.port) as console:
         device.send("door", made_results(100))
 """
 
+import hashlib
 import json
 import os
 import re
@@ -20,7 +21,9 @@ from typing import Any, Self
 
 import httpx
 
-from edgeinfer.runtime.codec import COLUMNS, encode
+from edgeinfer.runtime.chain import genesis, next_link
+from edgeinfer.runtime.chunk import COLUMNS
+from edgeinfer.runtime.codec import encode
 from edgeinfer.runtime.manifest import ClassifyPost, Manifest, TensorPre, TensorSpec, Variant
 from edgeinfer.runtime.package import encode_manifest, write_package
 from edgeinfer.runtime.results import Item, Kind, Result
@@ -62,8 +65,6 @@ def made_package(
     content: bytes = b"no real model",
 ) -> Path:
     """A package that is sound in its structure; nobody could run its model."""
-    import hashlib
-
     label_bytes = "\n".join(labels).encode()
     manifest = encode_manifest(
         Manifest(
@@ -170,8 +171,8 @@ class RunningConsole:
 
 
 class WireDevice:
-    """An agent reduced to what goes over the wire. It keeps what it received in `acks`, `desired`, `ranges`
-    and `job_acks`."""
+    """An agent reduced to what goes over the wire. It keeps what it received in `acks`, `desired`, `ranges`,
+    `job_acks`, `stored_blobs` and `commands` (sealed)."""
 
     def __init__(self, name: str, broker_port: int, *, epoch: int = 1, tenant: str = "default") -> None:
         self.name, self.epoch, self.tenant = name, epoch, tenant
@@ -180,6 +181,9 @@ class WireDevice:
         self.desired: list[bytes] = []
         self.ranges: list[messages.BlobRange] = []
         self.job_acks: list[messages.JobAck] = []
+        self.stored_blobs: list[messages.BlobStored] = []
+        self.commands: list[bytes] = []
+        self.link_before = genesis(epoch)
         offline = messages.encode(messages.StateMessage(online=False, session="s"))
         self.link = MqttLink(
             BrokerConfig(port=broker_port),
@@ -228,8 +232,26 @@ class WireDevice:
         self.next_seq = max(self.next_seq, first + len(results))
         return first, first + len(results) - 1
 
+    def send_linked(self, pipeline: str, results: Sequence[Result]) -> bytes:
+        """Send one chunk, the next, with its link; returns it as it went out."""
+        first, n, body = self.next_seq, len(results), encode(results, COLUMNS)
+        link = next_link(self.link_before, first_seq=first, n=n, codec=COLUMNS, pipeline=pipeline, body=body)
+        chunk = messages.ChunkMessage(COLUMNS, self.epoch, first, n, zlib.crc32(body), body, link)
+        raw = messages.encode_chunk(chunk)
+        self.raw(f"up/res/{pipeline}", raw)
+        self.link_before, self.next_seq = link, first + n
+        return raw
+
+    def send_blob(self, content: bytes, *, name: str, t_ns: int = 0, kind: str = "snapshot") -> str:
+        """Send a small file of the pipeline `door` whole; returns its hash."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        label = messages.BlobLabel(kind, name, "door", t_ns)
+        part = messages.BlobPart(sha256, 0, len(content), label, content)
+        self.raw("up/blob", messages.encode_blob_part(part))
+        return sha256
+
     def chunk(self, results: Sequence[Result], first_seq: int) -> bytes:
-        body = encode(results)
+        body = encode(results, COLUMNS)
         return messages.encode_chunk(
             messages.ChunkMessage(COLUMNS, self.epoch, first_seq, len(results), zlib.crc32(body), body)
         )
@@ -260,6 +282,14 @@ class WireDevice:
         self._read()
         return self.job_acks
 
+    def received_blobs(self) -> list[messages.BlobStored]:
+        self._read()
+        return self.stored_blobs
+
+    def received_commands(self) -> list[bytes]:
+        self._read()
+        return self.commands
+
     def _read(self) -> None:
         for name, payload in iter(lambda: self.link.receive(0), None):
             rest = messages.parse_topic(name).rest
@@ -269,5 +299,9 @@ class WireDevice:
                 self.desired.append(payload)
             elif rest == "down/data":
                 self.ranges.append(messages.decode_blob_range(payload))
+            elif rest == "down/blob":
+                self.stored_blobs.append(messages.decode(payload, messages.BlobStored))
+            elif rest == "down/cmd":
+                self.commands.append(payload)
             elif rest.startswith("down/job/"):
                 self.job_acks.append(messages.decode(payload, messages.JobAck))

@@ -27,6 +27,8 @@ from edgeinfer.sync.mqtt import BrokerConfig, MqttLink
 
 __all__ = ["TinyConsole"]
 
+_MAX_GAPS = 100
+
 
 class TinyConsole:
     """One device's console in a thread. What it stored survives `die()` and `live()`, as a database would.
@@ -48,6 +50,7 @@ class TinyConsole:
         self.device = device
         self.mute = mute
         self.stored: dict[tuple[int, int], bytes] = {}  # (epoch, first_seq): body
+        self.chunks: list[ChunkMessage] = []  # that were stored, in the order in which they came
         self.results: dict[tuple[int, int], int] = {}
         self.refused = 0  # results that came again and were not stored a second time
         self.bad = 0
@@ -101,6 +104,10 @@ class TinyConsole:
             seq += 1
         return seq
 
+    def ack(self, epoch: int) -> Ack:
+        gaps, highest = self._gaps(epoch), max((seq for of, seq in self.results if of == epoch), default=0)
+        return Ack(epoch, self.contiguous(epoch), gaps[:_MAX_GAPS], highest=highest, complete=len(gaps) <= _MAX_GAPS)
+
     def of(self, rest: str) -> list[bytes]:
         """Payloads that came on `rest`, in order."""
         return [payload for name, payload in list(self.seen) if parse_topic(name).rest == rest]
@@ -134,7 +141,7 @@ class TinyConsole:
             return
         self._store(chunk)
         if not self.mute:
-            ack = encode(Ack(chunk.epoch, self.contiguous(chunk.epoch), self._gaps(chunk.epoch)))
+            ack = encode(self.ack(chunk.epoch))
             for _ in range(2 if self._random.random() < self._repeat else 1):
                 self.say("down/ack", ack)
 
@@ -144,6 +151,7 @@ class TinyConsole:
 
     def _store(self, chunk: ChunkMessage) -> None:
         self.stored.setdefault((chunk.epoch, chunk.first_seq), chunk.body)
+        self.chunks.append(chunk)
         for seq in range(chunk.first_seq, chunk.first_seq + chunk.n):
             if (chunk.epoch, seq) in self.results:
                 self.refused += 1
@@ -153,7 +161,7 @@ class TinyConsole:
     def _gaps(self, epoch: int) -> tuple[tuple[int, int], ...]:
         seqs = sorted(seq for stored, seq in self.results if stored == epoch)
         pairs = zip([0, *seqs], seqs, strict=False)
-        return tuple((low + 1, high - 1) for low, high in pairs if high > low + 1)[:16]
+        return tuple((low + 1, high - 1) for low, high in pairs if high > low + 1)
 
     def _serve(self, request: BlobRequest) -> None:
         self.blob_requests.append(request)

@@ -19,7 +19,9 @@ REPOSITORY = HERE.parent.parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import buffers  # noqa: E402 - beside this script, which may run from anywhere
+import chunks  # noqa: E402
 import commands  # noqa: E402
+import drains  # noqa: E402
 import frames  # noqa: E402
 import live  # noqa: E402
 import videos  # noqa: E402
@@ -31,6 +33,8 @@ PARTS: dict[str, Callable[[Path], Figures]] = {
     "frame": frames.measure,
     "live": live.measure,
     "buffer": buffers.measure,
+    "drain": drains.measure,
+    "codec": chunks.measure,
     "command": commands.measure,
 }
 GOALS = {
@@ -46,6 +50,20 @@ GOALS = {
     "rss_camera_mb": ("<=", 110.0),
     "motion_idle_cpu_ratio": ("<=", 0.35),
     "buffer_insert_ratio": (">=", 0.8),
+    "buffer_bytes_per_result": ("<=", 150.0),
+    "buffer_commit_ratio": ("<=", 1.2),
+    "buffer_growth_ratio": ("<=", 1.5),
+    "buffer_open_ms": ("<=", 50.0),
+    "drain_ratio_100": (">=", 0.45),
+    "drain_ratio_1000": (">=", 0.6),
+    "drain_results_per_s": (">=", 120_000.0),
+    "drain_rss_growth_mb": ("<=", 20.0),
+    "drain_fps_drop": ("<=", 0.05),
+    "agent_rss_mb": ("<=", 40.0),
+    "agent_idle_cpu": ("<=", 0.002),
+    "wire_bytes_detection": ("<=", 20.0),
+    "wire_bytes_anomaly": ("<=", 8.0),
+    "codec_us": ("<=", 6.0),
     "rss_litert_mb": ("<=", 52.0),
     "rss_onnx_mb": ("<=", 64.0),
     "cold_start_s": ("<=", 0.4),

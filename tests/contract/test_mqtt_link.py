@@ -222,7 +222,7 @@ def test_a_user_and_password_are_used_and_never_shown(tmp_path: Path) -> None:
     with Mosquitto(tmp_path, config=rules) as broker:
         config = BrokerConfig(port=broker.port, username="dev-1", password_file=str(password), reconnect_max_s=0.2)
         with link(config, "dev-1", connect=False) as one:
-            wait_until(lambda: "Not authorized" in one.last_error, what="the refusal")
+            wait_until(lambda: "not authorized" in one.last_error, what="the refusal")
             assert "secret-7" not in repr(config)
             password.write_text("secret-7\n")  # changed while the service runs
             wait_until(lambda: one.connected, what="the right password")

@@ -11,16 +11,24 @@ import pytest
 from edgeinfer.console.ledger import Ledger
 from edgeinfer.console.repository import Repository, SqliteRepository
 from edgeinfer.console.repository.base import (
+    Absent,
     Bucket,
+    Conflict,
     Deployment,
+    DeviceBlob,
     DeviceChange,
+    KeptChunk,
+    OverlapError,
     Package,
+    PipelineCount,
     Refusal,
     SignedDesired,
+    Span,
     StorageError,
-    StoredResult,
+    kind_bit,
 )
-from edgeinfer.runtime.results import Item, Kind
+from edgeinfer.runtime.results import Item, Kind, Result
+from kept_chunks import chunk_of, count_of
 
 Opener = Callable[[Path], Repository]
 OPENERS: dict[str, Opener] = {"sqlite": lambda folder: SqliteRepository(folder / "console.db")}
@@ -38,10 +46,13 @@ def repository(opener: Opener, tmp_path: Path) -> Iterator[Repository]:
     opened.close()
 
 
-def result(seq: int, *, device: str = "dev-1", epoch: int = 1, pipeline: str = "door", kind: int = 1) -> StoredResult:
-    return StoredResult(
-        device=device, epoch=epoch, seq=seq, pipeline=pipeline, kind=kind, t_ns=seq * 10, items=(Item(3, 0.5),)
-    )
+def made(first: int, n: int = 1, *, kind: Kind = Kind.CLASSIFICATION) -> list[Result]:
+    """Result k was made at 10 k ns."""
+    return [Result(kind, seq * 10, items=(Item(3, 0.5),)) for seq in range(first, first + n)]
+
+
+def chunk(first: int, n: int = 1, *, device: str = "dev-1", epoch: int = 1, pipeline: str = "door") -> KeptChunk:
+    return chunk_of(made(first, n), first_seq=first, device=device, epoch=epoch, pipeline=pipeline)
 
 
 def package(version: str = "1.0.0", digest: str = "d" * 64) -> Package:
@@ -112,8 +123,10 @@ def test_a_ledger_comes_back_as_it_was_saved(repository: Repository) -> None:
     ledger.store(21, 5)
     ledger.evict(30, 2)
     ledger.store(5, 2)
+    ledger.conflicts = 9
     repository.save_ledger("dev-1", 77, ledger)
     found = repository.ledgers("dev-1")[77]
+    assert found.conflicts == 9
     assert (found.contiguous, found.ranges, found.stored, found.duplicates, found.evicted, found.missing) == (
         10,
         ((21, 25), (30, 31)),
@@ -130,7 +143,7 @@ def test_epochs_come_in_the_order_in_which_they_were_seen(repository: Repository
     for device in ("dev-1", "dev-2"):
         repository.change_device(device, DeviceChange(), t_ns=1)
     for epoch in (900, 400, 600):
-        repository.add_results([result(seq, epoch=epoch) for seq in (1, 2)])
+        repository.add_chunks([chunk(1, 2, epoch=epoch)])
     for epoch in (600, 900, 400):
         repository.save_ledger("dev-1", epoch, Ledger(contiguous=2))
     repository.save_ledger("dev-2", 400, Ledger())
@@ -145,14 +158,13 @@ def test_epochs_come_in_the_order_in_which_they_were_seen(repository: Repository
 def test_an_undone_epoch_is_not_remembered(repository: Repository) -> None:
     def see_and_fail() -> None:
         with repository.transaction():
-            repository.add_results([result(1, epoch=5)])
+            repository.add_chunks([chunk(1, epoch=5)])
             raise KeyError
 
     repository.change_device("dev-1", DeviceChange(), t_ns=1)
     with pytest.raises(KeyError):
         see_and_fail()
-    repository.add_results([result(1, epoch=9)])
-    repository.add_results([result(1, epoch=5)])
+    repository.add_chunks([chunk(1, epoch=9), chunk(1, epoch=5)])
     assert [r.epoch for r in repository.results("dev-1", after=(0, 0), limit=9)] == [9, 5]
 
 
@@ -164,12 +176,14 @@ def test_a_retired_epoch_leaves_its_counts_its_place_and_its_results(repository:
         ledger.evict(11, 2)
         ledger.give_up(13, 4)
         ledger.store(5, 1)
-        repository.add_results([result(seq, epoch=epoch) for seq in range(1, 11)])
+        ledger.conflicts += 3
+        repository.add_chunks([chunk(1, 10, epoch=epoch)])
         repository.save_ledger("dev-1", epoch, ledger)
         repository.retire_epoch("dev-1", epoch)
     assert repository.ledgers("dev-1") == {}
     counts = repository.retired()["dev-1"]
     assert (counts.stored, counts.evicted, counts.undecodable, counts.duplicates) == (20, 4, 8, 2)
+    assert counts.conflicts == 6
     assert (repository.retired_seq("dev-1", 8), repository.retired_seq("dev-1", 4)) == (16, 0)
     assert [r.epoch for r in repository.results("dev-1", after=(8, 10), limit=9)] == [3] * 9
     repository.retire_epoch("dev-1", 8)
@@ -178,12 +192,45 @@ def test_a_retired_epoch_leaves_its_counts_its_place_and_its_results(repository:
 
 def test_absent_ranges_are_remembered_newest_first(repository: Repository) -> None:
     repository.change_device("dev-1", DeviceChange(), t_ns=1)
-    repository.add_absent("dev-1", 1, [(1, 5), (9, 9)], cause="evicted", reason="full")
-    repository.add_absent("dev-1", 1, [(20, 20)], cause="missing", reason="")
-    assert [(a.first, a.last, a.cause) for a in repository.absent("dev-1", limit=2)] == [
-        (20, 20, "missing"),
-        (9, 9, "evicted"),
+    ranges = [
+        Absent("dev-1", 1, 1, 5, "evicted", "full", 7, b"l" * 16),
+        Absent("dev-1", 1, 9, 9, "evicted", "full"),
+        Absent("dev-1", 1, 20, 20, "missing", ""),
     ]
+    repository.add_absent("dev-1", ranges)
+    assert repository.absent("dev-1", limit=2) == ranges[:0:-1]
+    assert repository.absent("dev-1", limit=9) == ranges[::-1]
+    assert (repository.link_at("dev-1", 1, 5), repository.link_at("dev-1", 1, 4)) == (b"l" * 16, b"")
+
+
+def test_an_absent_range_that_goes_on_is_one(repository: Repository) -> None:
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    repository.add_absent("dev-1", [Absent("dev-1", 1, 1, 5, "evicted", "full", 7, b"a" * 16)])
+    repository.add_absent("dev-1", [Absent("dev-1", 1, 6, 9, "evicted", "full", 8, b"b" * 16)])
+    others = [
+        Absent("dev-1", 1, 10, 11, "missing", "full"),
+        Absent("dev-1", 1, 12, 12, "missing", "lost"),
+        Absent("dev-1", 2, 13, 13, "missing", "lost"),
+    ]
+    repository.add_absent("dev-1", others)
+    joined = Absent("dev-1", 1, 1, 9, "evicted", "full", 7, b"b" * 16)
+    assert repository.absent("dev-1", limit=9) == [*others[::-1], joined]
+
+
+def test_a_conflict_is_remembered_once_and_counted(repository: Repository) -> None:
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    for t_ns in (5, 9):
+        repository.add_conflict(Conflict("dev-1", 1, 101, 50, f"why {t_ns}", t_ns, t_ns, times=1))
+    repository.add_conflict(Conflict("dev-1", 2, 101, 50, "why", 7, 7, times=1))
+    assert repository.conflicts("dev-1", limit=9) == [
+        Conflict("dev-1", 1, 101, 50, "why 9", 5, 9, times=2),
+        Conflict("dev-1", 2, 101, 50, "why", 7, 7, times=1),
+    ]
+    for number in range(300):
+        repository.add_conflict(Conflict("dev-1", 3, number, 1, "", 10 + number, 10 + number, times=1))
+    kept = repository.conflicts("dev-1", limit=1000)
+    assert 0 < len(kept) <= 201
+    assert kept[0].first_seq == 299
 
 
 def test_refusals_are_counted_for_all_and_remembered_for_some(repository: Repository) -> None:
@@ -203,71 +250,140 @@ def test_refusals_are_counted_for_all_and_remembered_for_some(repository: Reposi
 # -- results ------------------------------------------------------------------------------------------------
 
 
-def test_results_are_stored_once(repository: Repository) -> None:
+@pytest.mark.parametrize("first", range(1, 12))
+@pytest.mark.parametrize("n", [1, 2, 20])
+def test_a_number_that_is_stored_is_not_stored_again(repository: Repository, first: int, n: int) -> None:
     repository.change_device("dev-1", DeviceChange(), t_ns=1)
-    assert repository.add_results([result(seq) for seq in range(1, 11)]) == 10
-    assert repository.add_results([result(seq) for seq in range(6, 13)]) == 2
-    assert [r.seq for r in repository.results("dev-1", limit=100)] == list(range(12, 0, -1))
-    assert repository.pipelines("dev-1")[0].results == 12
+    repository.add_chunks([chunk(3, 2), chunk(6, 3)])
+    new, stored = set(range(first, first + n)), {3, 4, 6, 7, 8}
+    if new & stored:
+        with pytest.raises(OverlapError):
+            repository.add_chunks([chunk(first, n)])
+        new = set()
+    else:
+        repository.add_chunks([chunk(first, n)])
+    assert [r.seq for r in repository.results("dev-1", after=(0, 0), limit=100)] == sorted(stored | new)
 
 
 def test_the_same_sequence_number_in_another_epoch_or_device_is_another_result(repository: Repository) -> None:
     for name in ("dev-1", "dev-2"):
         repository.change_device(name, DeviceChange(), t_ns=1)
-    assert repository.add_results([result(1)]) == 1
-    assert repository.add_results([result(1, epoch=2)]) == 1
-    assert repository.add_results([result(1, device="dev-2")]) == 1
+    repository.add_chunks([chunk(1), chunk(1, epoch=2), chunk(1, device="dev-2")])
+    assert [(r.epoch, r.seq) for r in repository.results("dev-1", limit=9)] == [(2, 1), (1, 1)]
+    assert [(r.epoch, r.seq) for r in repository.results("dev-2", limit=9)] == [(1, 1)]
 
 
 def test_a_result_comes_back_whole(repository: Repository) -> None:
     repository.change_device("dev-1", DeviceChange(), t_ns=1)
-    made = StoredResult(
-        device="dev-1",
-        epoch=2**63 - 1,
-        seq=2**63 - 1,
-        pipeline="p",
+    result = Result(
         kind=Kind.DETECTION,
         t_ns=-5,
         frame=2**63 - 1,
         latency_us=7,
         age_us=8,
-        items=(Item(1, 0.25, (0.0, 0.5, 1.0, 0.75)), Item(-2, 3.5)),
+        items=(Item(1, 0.25, (0.0, 0.0, 1.0, 1.0)), Item(-2, 3.5)),
         extra={"a": 1, "b": "x", "c": 0.5},
     )
-    repository.add_results([made])
-    assert repository.results("dev-1", limit=1) == [made]
+    repository.add_chunks([chunk_of([result], first_seq=2**63 - 1, epoch=2**63 - 1, pipeline="p")])
+    (found,) = repository.results("dev-1", limit=1)
+    assert (found.device, found.epoch, found.seq, found.pipeline) == ("dev-1", 2**63 - 1, 2**63 - 1, "p")
+    assert (found.kind, found.t_ns, found.frame, found.latency_us, found.age_us) == (2, -5, 2**63 - 1, 7, 8)
+    assert (found.items, found.extra) == (result.items, result.extra)
 
 
 def test_scores_that_are_no_numbers_come_back(repository: Repository) -> None:
     repository.change_device("dev-1", DeviceChange(), t_ns=1)
     items = (Item(1, math.inf), Item(2, math.nan))
-    repository.add_results([msgspec.structs.replace(result(1), items=items, extra={"a": math.nan})])
+    repository.add_chunks([chunk_of([Result(Kind.CLASSIFICATION, 1, items=items, extra={"a": math.nan})])])
     (found,) = repository.results("dev-1", limit=1)
     assert [math.isinf(found.items[0].score), math.isnan(found.items[1].score)] == [True, True]
 
 
-def test_results_are_read_on_from_a_place(repository: Repository) -> None:
+def test_results_are_read_on_from_a_place_within_and_between_chunks(repository: Repository) -> None:
     repository.change_device("dev-1", DeviceChange(), t_ns=1)
-    repository.add_results([result(seq, pipeline="a" if seq % 2 else "b") for seq in range(1, 9)])
-    repository.add_results([result(1, epoch=2, pipeline="a")])
-    found = repository.results("dev-1", pipeline="a", after=(1, 3), limit=2)
-    assert [(r.epoch, r.seq) for r in found] == [(1, 5), (1, 7)]
-    assert [(r.epoch, r.seq) for r in repository.results("dev-1", pipeline="a", after=(1, 7), limit=9)] == [(2, 1)]
+    repository.add_chunks([chunk(1, 4, pipeline="a"), chunk(5, 3, pipeline="b"), chunk(8, 30, pipeline="a")])
+    repository.add_chunks([chunk(38, pipeline="a"), chunk(1, 2, epoch=2, pipeline="a")])
+    every = [(1, seq) for seq in range(1, 39)] + [(2, 1), (2, 2)]
+    for n, place in enumerate([(0, 0), *every]):
+        for limit in (1, 7, 100):
+            found = [(r.epoch, r.seq) for r in repository.results("dev-1", after=place, limit=limit)]
+            assert found == every[n : n + limit]
+    of_a = [place for place in every if place[0] == 2 or not 5 <= place[1] <= 7]
+    found_a = repository.results("dev-1", pipeline="a", after=(1, 3), limit=3)
+    assert [(r.epoch, r.seq) for r in found_a] == [(1, 4), (1, 8), (1, 9)]
+    assert [(r.epoch, r.seq) for r in repository.results("dev-1", pipeline="a", limit=99)] == of_a[::-1]
+    assert [(r.epoch, r.seq) for r in repository.results("dev-1", limit=5)] == every[:-6:-1]
+    assert repository.results("dev-1", pipeline="c", limit=3) == []
     assert repository.results("nobody", limit=3) == []
 
 
-def test_results_of_an_unknown_device_are_refused(repository: Repository) -> None:
-    with pytest.raises(StorageError):
-        repository.add_results([result(1, device="nobody")])
-
-
-def test_events_are_counted_apart(repository: Repository) -> None:
+def test_many_small_chunks_are_paged_through(repository: Repository) -> None:
     repository.change_device("dev-1", DeviceChange(), t_ns=1)
-    repository.add_results([result(1), result(2, kind=Kind.EVENT), result(3, pipeline="other")])
-    assert [(c.pipeline, c.results, c.events, c.last_t_ns) for c in repository.pipelines()] == [
-        ("door", 2, 1, 20),
-        ("other", 1, 0, 30),
+    repository.add_chunks([chunk(seq) for seq in range(1, 41)])
+    assert [r.seq for r in repository.results("dev-1", limit=100)] == list(range(40, 0, -1))
+    assert [r.seq for r in repository.results("dev-1", after=(1, 5), limit=20)] == list(range(6, 26))
+
+
+def test_results_of_a_kind_are_found_among_others(repository: Repository) -> None:
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    mixed = [*made(3, 2), *made(5, kind=Kind.EVENT), *made(6, kind=Kind.SWAP)]
+    repository.add_chunks([chunk(1, 2), chunk_of(mixed, first_seq=3), chunk_of(made(7, kind=Kind.EVENT), first_seq=7)])
+    events = repository.results("dev-1", kinds=kind_bit(Kind.EVENT), limit=9)
+    assert [(r.seq, r.kind) for r in events] == [(7, Kind.EVENT), (5, Kind.EVENT)]
+    either = kind_bit(Kind.EVENT) | kind_bit(Kind.SWAP)
+    assert [r.seq for r in repository.results("dev-1", kinds=either, after=(1, 4), limit=2)] == [5, 6]
+
+
+def test_events_of_a_moment_are_found(repository: Repository) -> None:
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    repository.add_chunks([chunk(1, 5), chunk_of([*made(6), *made(7, kind=Kind.EVENT), *made(8)], first_seq=6)])
+    repository.add_chunks([chunk_of(made(7, kind=Kind.EVENT), first_seq=9), chunk(10, 9)])
+    found = repository.results_at("dev-1", 70, kinds=kind_bit(Kind.EVENT), limit=9)
+    assert sorted(result.seq for result in found) == [7, 9]
+    assert repository.results_at("dev-1", 60, kinds=kind_bit(Kind.EVENT), limit=9) == []
+    assert repository.results_at("nobody", 70, kinds=kind_bit(Kind.EVENT), limit=9) == []
+
+
+def test_chunks_of_an_unknown_device_are_refused(repository: Repository) -> None:
+    with pytest.raises(StorageError):
+        repository.add_chunks([chunk(1, device="nobody")])
+
+
+def test_links_and_chunks_are_found_by_their_numbers(repository: Repository) -> None:
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    linked = chunk_of(made(4, 3), first_seq=4, link=b"k" * 16)
+    repository.add_chunks([chunk(1, 2), linked])
+    assert [repository.link_at("dev-1", 1, seq) for seq in (2, 3, 5, 6, 7)] == [b"", b"", b"", b"k" * 16, b""]
+    assert repository.chunk_at("dev-1", 1, 4) == linked
+    assert repository.chunk_at("dev-1", 1, 5) is None
+    heads = repository.heads("dev-1", 1, after=0, last=9, limit=9)
+    assert [(h.first_seq, h.last_seq, h.link, h.whole) for h in heads] == [(1, 2, b"", True), (4, 6, b"k" * 16, True)]
+    assert [h.first_seq for h in repository.heads("dev-1", 1, after=1, last=9, limit=9)] == [4]
+    before, behind = repository.neighbours("dev-1", 1, 3)
+    assert before is not None
+    assert behind is not None
+    assert (before.first_seq, behind.first_seq) == (1, 4)
+    assert repository.neighbours("dev-1", 1, 5)[1] is None
+    assert repository.neighbours("dev-1", 2, 5) == (None, None)
+
+
+def test_chunks_are_found_by_time(repository: Repository) -> None:
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    repository.add_chunks([chunk(1, 3, epoch=9), chunk(1, 2, epoch=4), chunk(3, 2, epoch=4), chunk(7, 2, epoch=4)])
+    assert repository.spans("dev-1", since_ns=20, until_ns=31) == [Span(9, 1, 3, 3), Span(4, 1, 4, 4)]
+    assert repository.spans("dev-1", since_ns=31, until_ns=70) == [Span(4, 3, 4, 2)]
+    assert repository.spans("dev-1", since_ns=41, until_ns=70) == []
+
+
+def test_results_and_events_are_counted_by_pipeline(repository: Repository) -> None:
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    repository.add_counts([count_of(made(1)), count_of(made(3), pipeline="other")])
+    repository.add_counts([count_of(made(2, kind=Kind.EVENT)), count_of(made(1))])
+    assert repository.pipelines("dev-1") == [
+        PipelineCount("dev-1", "door", 3, 1, 20),
+        PipelineCount("dev-1", "other", 1, 0, 30),
     ]
+    assert repository.pipelines("nobody") == []
 
 
 def test_buckets_add_up(repository: Repository) -> None:
@@ -281,6 +397,32 @@ def test_buckets_add_up(repository: Repository) -> None:
     ]
     repository.drop_buckets(resolution_s=1, before_s=101)
     assert [b.t_s for b in repository.buckets(resolution_s=1, since_s=0, until_s=999, device="dev-1")] == [101]
+
+
+# -- files from devices -------------------------------------------------------------------------------------
+
+
+def test_files_from_devices(repository: Repository) -> None:
+    for name in ("dev-1", "dev-2"):
+        repository.change_device(name, DeviceChange(), t_ns=1)
+    first = DeviceBlob(
+        device="dev-1", sha256="a" * 64, kind="snapshot", name="1-door.jpg", pipeline="door", t_ns=5, total_bytes=100,
+        received_ns=7, done=False,
+    )  # fmt: skip
+    second = msgspec.structs.replace(first, sha256="b" * 64, received_ns=9, done=True)
+    other = msgspec.structs.replace(second, device="dev-2", total_bytes=5000)
+    for blob in (first, second, other):
+        repository.save_device_blob(blob)
+    assert repository.device_blob("dev-1", "a" * 64) == first
+    assert repository.device_blob("dev-2", "a" * 64) is None
+    assert repository.device_blobs("dev-1", limit=9) == [second]
+    assert repository.device_blobs("dev-1", done=False, limit=9) == [second, first]
+    assert len(repository.device_blobs(done=False, limit=9)) == 3
+    assert repository.device_blob_bytes() == {"dev-1": 8192, "dev-2": 5000}
+    repository.save_device_blob(msgspec.structs.replace(first, done=True))
+    assert len(repository.device_blobs("dev-1", limit=9)) == 2
+    repository.drop_device_blob("dev-1", "a" * 64)
+    assert repository.device_blobs("dev-1", done=False, limit=9) == [second]
 
 
 # -- packages and rollouts ----------------------------------------------------------------------------------
@@ -343,7 +485,7 @@ def test_a_transaction_is_whole_or_not_at_all(repository: Repository) -> None:
     def write_and_fail() -> None:
         with repository.transaction():
             repository.change_device("dev-1", DeviceChange(), t_ns=1)
-            repository.add_results([result(1)])
+            repository.add_chunks([chunk(1)])
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -353,7 +495,7 @@ def test_a_transaction_is_whole_or_not_at_all(repository: Repository) -> None:
     with repository.transaction():
         repository.change_device("dev-0", DeviceChange(), t_ns=1)
         repository.change_device("dev-1", DeviceChange(), t_ns=1)
-        repository.add_results([result(1)])
+        repository.add_chunks([chunk(1)])
     assert [r.seq for r in repository.results("dev-1", limit=9)] == [1]
     assert repository.results("dev-0", limit=9) == []
 
@@ -373,7 +515,7 @@ def test_a_transaction_reads_its_own_writes_and_others_do_not(repository: Reposi
 def test_what_was_committed_is_there_after_opening_again(opener: Opener, tmp_path: Path) -> None:
     first = opener(tmp_path)
     first.change_device("dev-1", DeviceChange(), t_ns=1)
-    first.add_results([result(1)])
+    first.add_chunks([chunk(1)])
     first.close()
     second = opener(tmp_path)
     assert [r.seq for r in second.results("dev-1", limit=9)] == [1]

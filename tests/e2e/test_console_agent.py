@@ -1,22 +1,24 @@
 """Console and agent, both real, over a real broker: what the device's buffer made durable arrives once."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 
 from agents import DEVICE, agent_process, append, fill, write_config
 from brokers import Mosquitto
 from consoles import RunningConsole, console_toml, made_package
-from edgeinfer.console.commands import deploy, fleet_rollouts
+from edgeinfer.console.commands import deploy, device_audit, device_log, fleet_rollouts
 from edgeinfer.runtime.handoff import RuntimeDb, SyncDb, UpdateRow
 from edgeinfer.runtime.package import sha256_file
+from edgeinfer.runtime.results import Kind, Result
 from edgeinfer.runtime.trust import open_envelope
 from edgeinfer.sync import messages
 from edgeinfer.sync.mqtt import BrokerConfig, MqttLink
+from stored import stored_results
 from waiting import wait_until
 
 
@@ -33,10 +35,7 @@ def console(tmp_path: Path, broker: Mosquitto) -> Iterator[RunningConsole]:
 
 
 def _stored(folder: Path) -> list[tuple[int, int]]:
-    db = sqlite3.connect(folder / "data" / "console.db")
-    rows = db.execute("SELECT seq, frame FROM result ORDER BY epoch, seq").fetchall()
-    db.close()
-    return rows
+    return [(result.seq, result.frame) for result in stored_results(folder / "data" / "console.db", DEVICE)]
 
 
 def test_every_side_killed_while_results_go_up(tmp_path: Path, broker: Mosquitto, console: RunningConsole) -> None:
@@ -122,6 +121,36 @@ def test_a_job_that_ends_while_the_console_is_away_is_heard_when_it_is_back(
         wait_until(lambda: _state(console) == "COMMITTED", what="the end to be said again")
         wait_until(told, what="the daemon to be told")
     assert fleet_rollouts(console_url=console.url)[0]["state"] == "FINISHED"
+
+
+def test_a_picture_and_the_log_come_up_and_the_chain_is_unbroken(
+    tmp_path: Path, broker: Mosquitto, console: RunningConsole
+) -> None:
+    buffer = fill(tmp_path, 2000)
+    name = "000000001-1700000000000000000-door-7.jpg"
+    picture = b"\xff\xd8\xff" + bytes(range(256)) * 3000
+    snapshots = tmp_path / "runtime" / "snapshots"
+    snapshots.mkdir()
+    (snapshots / name).write_bytes(picture)
+    buffer.append("door", Result(Kind.EVENT, 1_700_000_000_000_000_000, extra={"rule": "intruder", "snapshot": name}))
+    assert buffer.flush(10.0)
+    config = write_config(tmp_path, broker)
+    public = console.get("/api/v1/keys")["console"]["public"]
+    config.write_text(f'{config.read_text()}[trust]\nconsole_keys = ["{public}"]\n[blobs]\nsnapshots = true\n')
+    with agent_process(config):
+        wait_until(lambda: console.audit(DEVICE)["stored"] == 2001, what="all results")
+        wait_until(lambda: bool(console.get(f"/api/v1/devices/{DEVICE}/blobs")["blobs"]), what="the picture")
+        (blob,) = console.get(f"/api/v1/devices/{DEVICE}/blobs")["blobs"]
+        assert httpx.get(console.url + blob["path"]).content == picture
+        assert "<b>intruder</b>" in httpx.get(f"{console.url}/devices/{DEVICE}").text
+        log = device_log(DEVICE, lines=5, console_url=console.url)
+        assert log["complete"]
+        assert 1 <= len(log["lines"]) <= 5
+    buffer.close()
+    audit = device_audit(DEVICE, console_url=console.url)
+    assert (audit["verdict"], audit["made"], audit["stored"], audit["gaps"]) == ("good", 2001, 2001, 0)
+    assert audit["chain"]["unbroken"]
+    assert audit["chain"]["verified"] == audit["chain"]["chunks"] > 0
 
 
 @contextmanager

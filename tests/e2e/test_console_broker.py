@@ -49,7 +49,7 @@ def _send(console: RunningConsole, link: MqttLink, results: list[Result], *, fir
 
     from edgeinfer.runtime.codec import COLUMNS, encode
 
-    body = encode(results)
+    body = encode(results, COLUMNS)
     chunk = messages.ChunkMessage(COLUMNS, 1, first_seq, len(results), zlib.crc32(body), body)
     wait_until(lambda: link.connected, timeout_s=20, what="the device to be connected")
     wait_until(lambda: bool(console.get("/api/status")["broker"]["connected"]), timeout_s=20, what="the console, too")

@@ -15,7 +15,9 @@ from consoles import RunningConsole, WireDevice, console_toml, made_package, mad
 from edgeinfer.console.commands import deploy
 from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.results import Item, Kind, Result
+from edgeinfer.runtime.trust import Envelope
 from edgeinfer.sync import messages
+from waiting import wait_until
 
 _ARGUMENTS = [
     "--no-sandbox",
@@ -26,6 +28,10 @@ _ARGUMENTS = [
     "--no-first-run",
 ]
 _LABELS = ("zero", "one", "two", "three")
+_PICTURE = bytes.fromhex(  # PNG, one grey pixel
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360000000020001e221bc33"
+    "0000000049454e44ae426082"
+)
 _SCRIPT = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
 
 
@@ -185,6 +191,60 @@ def test_labels_come_from_the_package_that_the_device_runs(
     expect(page.get_by_role("row", name=re.compile("door"))).to_contain_text("superseded 2")
 
 
+def test_a_person_sees_that_nothing_is_missing_or_what_is(
+    page: Page, console: RunningConsole, device: WireDevice
+) -> None:
+    device.send_linked("door", made_results(30))
+    device.wait_acked(30)
+    page.goto(f"{console.url}/devices/dev-1")
+    card = page.get_by_role("region", name="Is anything missing?")
+    expect(card).to_contain_text("Nothing is missing: 30 results made, and all are stored")
+    expect(card).to_contain_text("The hash chain is unbroken: 1 chunk computed again")
+    device.evicted(31, 1000, "the buffer was full")
+    device.send("door", made_results(5), first_seq=1041)
+    wait_until(lambda: console.audit("dev-1")["gaps"] == 10, what="the gap")
+    card.get_by_role("button", name="All").click()
+    expect(card.get_by_role("button", name="All")).to_have_attribute("aria-pressed", "true")
+    expect(card).to_contain_text("10 results awaited")
+    expect(card).to_contain_text("1,000 results given up by the device: the buffer was full (1,000)")
+    expect(card.get_by_role("row", name=re.compile("awaited"))).to_contain_text("1\u202f031 to 1\u202f040")
+    expect(card).not_to_contain_text("Nothing is missing")
+
+
+def test_a_picture_is_shown_beside_its_event(page: Page, console: RunningConsole, device: WireDevice) -> None:
+    device.send("door", made_results(1))
+    device.wait_acked(1)
+    page.goto(f"{console.url}/devices/dev-1")
+    event = Result(
+        Kind.EVENT, time.time_ns(), extra={"rule": "intruder", "state": "start", "snapshot": "1-5-door-7.png"}
+    )
+    device.send("door", [event], first_seq=2)
+    device.send_blob(_PICTURE, name="1-5-door-7.png", t_ns=event.t_ns)
+    card = page.get_by_role("region", name="Pictures and windows of events")
+    expect(card.get_by_role("listitem")).to_contain_text("intruder start")
+    picture = card.get_by_role("img", name="1-5-door-7.png")
+    picture.scroll_into_view_if_needed()
+    expect(picture).to_have_js_property("naturalWidth", 1)
+    expect(page.get_by_role("list", name="Newest results first")).to_contain_text("rule intruder, state start")
+    expect(page.get_by_role("list", name="Newest results first")).not_to_contain_text("snapshot")
+
+
+def test_the_log_is_loaded_when_it_is_asked_for(page: Page, console: RunningConsole, device: WireDevice) -> None:
+    wait_until(lambda: bool(console.get("/api/devices")["devices"][0]["online"]), what="the device to be online")
+    page.goto(f"{console.url}/devices/dev-1")
+    card = page.get_by_role("region", name="Log of the device")
+    card.get_by_role("button").click()
+    expect(card).to_contain_text("Asking the device")
+    wait_until(lambda: bool(device.received_commands()), what="the command")
+    sealed = messages.decode(device.commands[-1], Envelope)
+    command = messages.decode(sealed.payload, messages.Command)
+    device.say("up/log", messages.LogLines(command.id, ("first", _SCRIPT)))
+    device.say("up/cmdres", messages.CommandResult(command.id, ok=True, detail="2 lines of the journal"))
+    expect(card).to_contain_text("2 lines of the journal")
+    expect(card.get_by_label("Lines of the log")).to_contain_text("<script>")
+    assert "hacked" not in page.title()
+
+
 def test_the_page_tells_when_the_broker_is_away(
     page: Page, console: RunningConsole, device: WireDevice, broker: Mosquitto
 ) -> None:
@@ -233,7 +293,7 @@ def test_what_a_device_says_is_text(page: Page, console: RunningConsole, device:
     expect(page.locator("main").get_by_text("<script>").first).to_be_visible()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1440, "light"), (1440, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light"), (1440, "dark")])
 def test_every_page_fits_its_window(
     browser: Browser, console: RunningConsole, device: WireDevice, tmp_path: Path, *, width: int, scheme: str
 ) -> None:
@@ -249,6 +309,11 @@ def test_every_page_fits_its_window(
         expect(page.get_by_text("page: live")).to_be_visible()
         beyond = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert beyond <= 0, path
+        wide = page.evaluate(
+            "[...document.querySelectorAll('.card table')].filter(table => table.getBoundingClientRect().right"
+            " > table.closest('.card').getBoundingClientRect().right).length"
+        )
+        assert wide == 0, path
         nameless = page.evaluate(
             "[...document.querySelectorAll('button, a, select, input')].filter(e => !(e.innerText.trim() || e.ariaLabel"
             " || e.labels?.length)).length"

@@ -17,7 +17,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from brokers import Mosquitto, find_mosquitto
 
 FOLDER = Path(__file__).resolve().parents[2] / "packaging" / "mosquitto"
-USERS = ("dev-1", "dev-2", "edgeinfer-console")
+USERS = ("dev-1", "dev-2", "edgeinfer-console", "homeassistant")
 PREFIX = "ei/v1/default/d"
 DEADLINE_S = 10.0
 
@@ -97,6 +97,56 @@ def test_devices_are_kept_apart(broker: Mosquitto) -> None:
         console.publish(f"{PREFIX}/dev-1/down/ack")
         assert second.received(until=f"{PREFIX}/dev-2/down/ack") == [f"{PREFIX}/dev-2/down/ack"]
         assert first.received(until=f"{PREFIX}/dev-1/down/ack") == [f"{PREFIX}/dev-1/down/ack"]
+    finally:
+        for peer in (first, second, console):
+            peer.close()
+
+
+def test_home_assistant_hears_what_devices_say_of_themselves(broker: Mosquitto) -> None:
+    device = Peer(broker.port, "dev-2")
+    listener = Peer(broker.port, "homeassistant", "homeassistant/#", f"{PREFIX}/#")
+    try:
+        device.publish("homeassistant/sensor/dev-1/forged/config")
+        device.publish(f"{PREFIX}/dev-1/ha/forged")
+        device.publish(f"{PREFIX}/dev-2/up/res/secret")  # not Home Assistant's to read
+        allowed = [
+            "homeassistant/sensor/dev-2/door_label/config",
+            f"{PREFIX}/dev-2/ha/door",
+            f"{PREFIX}/dev-2/up/state",
+        ]
+        for name in allowed:
+            device.publish(name)
+        assert listener.received(until=allowed[-1]) == allowed
+    finally:
+        for peer in (device, listener):
+            peer.close()
+
+
+UP = ("up/blob", "up/cmdres", "up/log", "up/res/door", "up/birth", "up/job/r1-1", "up/get", "up/tel", "up/reported")
+DOWN = ("down/blob", "down/cmd", "down/ack", "down/data", "down/job/r1-1", "down/desired")
+
+
+def test_every_topic_goes_its_way_and_no_other(broker: Mosquitto) -> None:
+    """A device is heard on its own topics only, and hears its own only; the console says nothing for a device."""
+    first = Peer(broker.port, "dev-1", f"{PREFIX}/#")
+    second = Peer(broker.port, "dev-2", f"{PREFIX}/#")
+    console = Peer(broker.port, "edgeinfer-console", f"{PREFIX}/#")
+    try:
+        for rest in UP:
+            second.publish(f"{PREFIX}/dev-1/{rest}")
+            console.publish(f"{PREFIX}/dev-1/{rest}")
+            first.publish(f"{PREFIX}/dev-1/{rest}")
+            assert console.received(until=f"{PREFIX}/dev-1/{rest}") == [f"{PREFIX}/dev-1/{rest}"]
+        for rest in DOWN:
+            second.publish(f"{PREFIX}/dev-1/{rest}")
+            first.publish(f"{PREFIX}/dev-1/{rest}")
+            console.publish(f"{PREFIX}/dev-1/{rest}")
+            assert first.received(until=f"{PREFIX}/dev-1/{rest}") == [f"{PREFIX}/dev-1/{rest}"]
+        second.publish(f"{PREFIX}/dev-2/up/state")
+        console.publish(f"{PREFIX}/dev-2/down/ack")
+        # What any forged message would have come before: each got its own once, and nothing else.
+        assert console.received(until=f"{PREFIX}/dev-2/up/state") == [f"{PREFIX}/dev-2/up/state"]
+        assert second.received(until=f"{PREFIX}/dev-2/down/ack") == [f"{PREFIX}/dev-2/down/ack"]
     finally:
         for peer in (first, second, console):
             peer.close()

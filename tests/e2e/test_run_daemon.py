@@ -307,7 +307,7 @@ class TestService:
         done = run_until_end(configuration(folder, tensors(folder)), "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["pipelines"][0]["durable_seq"] == FRAMES + 1
-        assert len(list((folder / "state").glob("buffer.db.damaged-*"))) == 1
+        assert len(list((folder / "state").glob("buffer.db.damaged-????????"))) == 1
 
 
 def make_picture_package(folder: Path) -> None:

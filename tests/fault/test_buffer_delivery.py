@@ -33,14 +33,16 @@ def test_a_damaged_chunk_is_sent_as_a_tombstone(
     buffer = fill(folder, 1000)
     assert buffer.close()
     with sqlite3.connect(folder / "runtime" / "buffer.db") as db:
-        ((first, n, body),) = db.execute("SELECT first_seq, n, body FROM seg_1 LIMIT 1 OFFSET 3").fetchall()
+        ((first, n, t0_ns, body),) = db.execute(
+            "SELECT first_seq, n, t0_ns, body FROM seg_1 LIMIT 1 OFFSET 3"
+        ).fetchall()
         db.execute(
             "UPDATE seg_1 SET body = ? WHERE first_seq = ?", (body[:9] + bytes([body[9] ^ 1]) + body[10:], first)
         )
     db.close()
     with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console, running(sync_config(folder, broker)):
         wait_until(lambda: console.contiguous(buffer.epoch) == 1000, what="all the rest")
-        assert json.loads(console.stored[buffer.epoch, first]) == {"reason": "damaged", "n": n}
+        assert json.loads(console.stored[buffer.epoch, first]) == {"reason": "damaged", "n": n, "t0_ns": t0_ns}
         assert console.bad == 0
     assert caplog.text.count("event=chunk_given_up reason='damaged'") == 1
 

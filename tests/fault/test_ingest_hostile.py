@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import httpx
+import msgspec
 
 from brokers import Mosquitto
 from consoles import RunningConsole, WireDevice, console_toml, made_results
@@ -51,9 +52,9 @@ def _bodies() -> list[bytes]:
 
 
 def _chunk(**changes: int) -> bytes:
-    body = encode(made_results(3))
-    fields = {"codec": 1, "epoch": 1, "first_seq": 1, "n": 3, "crc": zlib.crc32(body), **changes}
-    return messages.encode_chunk(messages.ChunkMessage(body=body, **fields))
+    body = encode(made_results(3), 1)
+    chunk = messages.ChunkMessage(codec=1, epoch=1, first_seq=1, n=3, crc=zlib.crc32(body), body=body)
+    return messages.encode_chunk(msgspec.structs.replace(chunk, **changes))
 
 
 def test_everything_on_every_topic_and_the_honest_device_goes_on(tmp_path: Path) -> None:

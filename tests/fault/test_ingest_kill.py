@@ -1,6 +1,5 @@
 """The console killed at any moment, against a real broker: what it acknowledged it has, and nothing twice."""
 
-import sqlite3
 from pathlib import Path
 
 import httpx
@@ -8,16 +7,14 @@ import pytest
 
 from brokers import Mosquitto
 from consoles import RunningConsole, WireDevice, console_toml, made_results
+from stored import stored_results
 from waiting import wait_until
 
 _CHUNK = 50
 
 
 def _stored(folder: Path) -> list[int]:
-    with sqlite3.connect(folder / "data" / "console.db") as db:
-        rows = db.execute("SELECT seq FROM result ORDER BY seq").fetchall()
-    db.close()
-    return [seq for (seq,) in rows]
+    return [result.seq for result in stored_results(folder / "data" / "console.db", "dev-1")]
 
 
 def test_killed_while_chunks_stream_in_it_keeps_what_it_acknowledged(tmp_path: Path) -> None:

@@ -215,6 +215,31 @@ def test_an_acknowledgement_is_believed_only_up_to_what_was_sent(folder: Path, b
         assert db.acknowledged(buffer.epoch) <= 400
 
 
+def test_an_acknowledgement_of_another_history_lets_nothing_go(
+    folder: Path, broker: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a copy of this device: the same numbers, other results under them."""
+    buffer = fill(folder, 200)
+    with BufferReader(folder / "runtime" / "buffer.db") as reader:
+        link = reader.link_before(101).hex()
+    with (
+        TinyConsole(BrokerConfig(port=broker.port), device=DEVICE, mute=True) as console,
+        running(sync_config(folder, broker)),
+    ):
+        wait_until(lambda: len(console.results) >= 200, what="the upload")
+        for other in ("00" * 16, "no hex"):
+            assert console.say("down/ack", encode(Ack(buffer.epoch, 100, link=other)))
+        wait_until(lambda: "event=conflict" in caplog.text and "expected a link" in caplog.text, what="a complaint")
+        assert console.say("down/ack", encode(Ack(buffer.epoch, 100, link=link)))
+        wait_until(lambda: acknowledged(folder, buffer) == 100, what="what is its own")
+    buffer.close()
+
+
+def acknowledged(folder: Path, buffer: Buffer) -> int:
+    with SyncDb(folder / "sync" / "sync.db", read_only=True) as db:
+        return db.acknowledged(buffer.epoch)
+
+
 def test_once_drains_and_leaves(folder: Path, broker: Mosquitto) -> None:
     buffer = fill(folder, 1_000)
     buffer.close()

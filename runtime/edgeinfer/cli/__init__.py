@@ -25,6 +25,7 @@ _EXTRAS = {
     "ai_edge_litert": "litert",
     "ai_edge_quantizer": "quantize",
     "amqtt": "console",
+    "confluent_kafka": "kafka",
     "cv2": "camera",
     "jinja2": "console",
     "onnx": "quantize",
@@ -68,6 +69,14 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from edgeinfer.cli.together import run_together
 
         return run_together(arguments[1:])
+    if arguments[:2] == ["console", "import"]:
+        from edgeinfer.cli.carry import run_import
+
+        return run_import(arguments[2:])
+    if arguments[:1] == ["console"] and arguments[1:2] in (["audit"], ["logs"]):
+        from edgeinfer.cli.oversight import run_oversight
+
+        return run_oversight(arguments[1:])
     if arguments and arguments[0] in SERVICES:
         return call_service(arguments[0], arguments[1:])
     from edgeinfer.cli.app import run_app

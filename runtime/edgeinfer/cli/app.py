@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgeinfer.cli import SERVICES, call_service, device, explain, fleet, models, packages, top, workstation
+from edgeinfer.cli import SERVICES, call_service, carry, device, explain, fleet, models, packages, top, workstation
 
 __all__ = ["app", "run_app"]
 
@@ -55,6 +55,7 @@ for _name, (_module, _help) in SERVICES.items():
     app.command(_name, help=_help, context_settings=dict(_PASS_ON))(_service(_name))
 app.command()(device.results)
 app.command()(device.audit)
+app.command()(carry.export)
 app.add_typer(models.app, name="models")
 app.command()(top.top)
 app.command()(fleet.deploy)

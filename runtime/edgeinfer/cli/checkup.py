@@ -58,4 +58,5 @@ def _check_agent(path: Path) -> list[Finding]:
     if settings is None:
         return [finding]
     folder = check_state_dir(Path(settings.state_dir), check="agent's state directory")
-    return [finding, *folder, check_broker(settings.broker.host, settings.broker.port)]
+    broker = [check_broker(settings.broker.host, settings.broker.port)] if settings.broker.host else []
+    return [finding, *folder, *broker]

@@ -9,7 +9,8 @@ from edgeinfer.cli.shared import JsonFlag, existing, print_json, print_line, pri
 from edgeinfer.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeinfer.runtime.inspect import Audit, StoredResult
+    from edgeinfer.runtime.audit import Audit, RangeAudit
+    from edgeinfer.runtime.inspect import StoredResult
     from edgeinfer.runtime.results import Item, Result
 
     Labels = dict[str, tuple[str, ...]]
@@ -163,13 +164,15 @@ def audit(
     config: ConfigOption = None,
     state_dir: StateDirOption = None,
     sync_dir: Annotated[Path | None, typer.Option("--sync-dir", help="The agent's folder, with --state-dir.")] = None,
+    since: Annotated[str, typer.Option(help="From when on: 2h, 7d, or 2026-03-01T12:00:00Z.")] = "",
+    until: Annotated[str, typer.Option(help="Until when; as --since.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Tell whether any result is missing. Counts every frame, too; status 1 if something is wrong."""
-    from edgeinfer.runtime.inspect import audit as make_audit
+    from edgeinfer.runtime.audit import audit as make_audit
 
     folder, configured_sync_dir = state_folders(config, state_dir)
-    found = make_audit(folder, sync_dir or configured_sync_dir)
+    found = make_audit(folder, sync_dir or configured_sync_dir, since_ns=_moment(since), until_ns=_moment(until))
     if as_json:
         print_json(found)
     else:
@@ -178,17 +181,68 @@ def audit(
         raise typer.Exit(1)
 
 
+def _moment(text: str) -> int | None:
+    import time
+
+    from edgeinfer.runtime.moments import parse_moment
+
+    return parse_moment(text, now_ns=time.time_ns()) if text else None
+
+
 def _print_audit(found: "Audit") -> None:
-    for name in ("epoch", "made", "durable", "sent", "acknowledged", "evicted", "held", "duplicates", "damaged"):
-        print_line(f"{name:<14}{getattr(found, name)}")
-    gaps = ", ".join(f"{first}-{last}" for first, last in found.gaps)
-    print_line(f"{'gaps':<14}{gaps or 'none'}")
-    frames = ", ".join(f"{count} {state}" for state, count in sorted(found.frames.items()))
-    print_line(f"{'frames':<14}{frames or 'none'}")
-    if found.ok and found.evicted:
-        print_line(f"{found.evicted} results were given up because the buffer was full; nothing else is missing")
+    for name in ("epoch", "made", "durable", "sent", "acknowledged"):
+        _print_field(name, getattr(found, name))
+    _print_field("evicted", _evicted(found.evicted, found.evicted_by_reason))
+    for name in ("held", "duplicates", "damaged"):
+        _print_field(name, getattr(found, name))
+    _print_field("gaps", _gaps(found.gaps))
+    _print_field("chain", _chain(found))
+    _print_field("frames", ", ".join(f"{count} {state}" for state, count in sorted(found.frames.items())) or "none")
+    for salvage in found.salvages:
+        lost = "an unknown number" if salvage.lost is None else salvage.lost
+        _print_field("salvaged", f"{salvage.salvaged} results from {salvage.file}, {lost} lost: {salvage.why}")
+    if found.range is not None:
+        _print_range(found.range)
+    if found.is_salvaging:
+        print_line("a damaged buffer is being salvaged: ask again when that is done")
+    elif found.ok and found.evicted:
+        print_line(f"{found.evicted} results were given up; nothing else is missing")
     else:
         print_line("nothing is missing" if found.ok else "SOMETHING IS MISSING OR DAMAGED")
+
+
+def _print_range(found: "RangeAudit") -> None:
+    from edgeinfer.runtime.moments import iso
+
+    since = "the beginning" if found.since_ns is None else iso(found.since_ns)
+    until = "now" if found.until_ns is None else iso(found.until_ns)
+    print_line(f"numbered from {since} to {until}, rounded outwards:")
+    for name in ("made", "durable", "sent", "acknowledged"):
+        _print_field(f"  {name}", getattr(found, name), width=16)
+    forgotten = "" if found.evicted_is_complete else " and more that is forgotten"
+    _print_field("  evicted", _evicted(sum(found.evicted.values()), found.evicted) + forgotten, width=16)
+    _print_field("  gaps", _gaps(found.gaps), width=16)
+
+
+def _print_field(name: str, value: object, *, width: int = 14) -> None:
+    print_line(f"{name:<{width}}{value}")
+
+
+def _evicted(count: int, by_reason: dict[str, int]) -> str:
+    reasons = ", ".join(f"{reason}: {part}" for reason, part in sorted(by_reason.items()))
+    return f"{count} ({reasons})" if count else "0"
+
+
+def _gaps(gaps: tuple[tuple[int, int], ...]) -> str:
+    return ", ".join(f"{first}-{last}" for first, last in gaps) or "none"
+
+
+def _chain(found: "Audit") -> str:
+    chain = found.chain
+    if chain.breaks_at is not None:
+        return f"BROKEN at number {chain.breaks_at}"
+    unlinked = f", {chain.unlinked} that cannot be checked" if chain.unlinked else ""
+    return f"unbroken over {chain.verified} chunks{unlinked}"
 
 
 def state_folders(config: Path | None, state_dir: Path | None) -> tuple[Path, Path | None]:

@@ -8,7 +8,7 @@ import typer
 from edgeinfer.cli.shared import JsonFlag, existing, print_json, print_line, print_table
 from edgeinfer.runtime.errors import UsageError
 
-__all__ = ["app", "deploy"]
+__all__ = ["ConsoleOption", "TokenOption", "app", "deploy", "read_token"]
 
 app = typer.Typer(help="The fleet from a terminal.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -35,7 +35,7 @@ def deploy(
     """Release a package and roll it out. With --wait, status 1 if a device failed."""
     from edgeinfer.console.commands import deploy as deploy_package
 
-    token = _token(token_file)
+    token = read_token(token_file)
     rollout = deploy_package(existing(package), to=to, console_url=console, token=token, wait=wait, timeout_s=timeout_s)
     if as_json:
         print_json(rollout)
@@ -52,7 +52,7 @@ def devices(*, console: ConsoleOption = _CONSOLE, token_file: TokenOption = None
     """List the devices: online or not, what they run."""
     from edgeinfer.console.commands import fleet_devices
 
-    found = fleet_devices(console_url=console, token=_token(token_file))
+    found = fleet_devices(console_url=console, token=read_token(token_file))
     if as_json:
         print_json(found)
         return
@@ -74,7 +74,7 @@ def rollouts(*, console: ConsoleOption = _CONSOLE, token_file: TokenOption = Non
     """List the rollouts, with each device's state."""
     from edgeinfer.console.commands import fleet_rollouts
 
-    found = fleet_rollouts(console_url=console, token=_token(token_file))
+    found = fleet_rollouts(console_url=console, token=read_token(token_file))
     if as_json:
         print_json(found)
     else:
@@ -90,7 +90,7 @@ def _print_deployments(found: list[dict[str, Any]]) -> None:
     print_table(("rollout", "package", "state", "device", "device's state", "reason"), rows)
 
 
-def _token(path: Path | None) -> str | None:
+def read_token(path: Path | None) -> str | None:
     """The secret in a file, never on the command line, where every user of the machine could read it."""
     if path is None:
         return None

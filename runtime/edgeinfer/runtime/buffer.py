@@ -5,10 +5,14 @@
     buffer.durable_seq                  # what would survive a power cut
     buffer.close()
 
-Results are packed into chunks and numbered when they are packed, so a chunk is a run of consecutive
-sequence numbers. Chunks lie in segments (tables) that are dropped whole once the console has acknowledged
-all of them: a DROP writes 2 bytes a result where deletes write 550 and more. When the buffer is full, the
-oldest segment goes and leaves a tombstone with its count, so the numbering never has holes.
+Results are packed into chunks and numbered when they are packed, so a chunk is a run of consecutive sequence
+numbers, of one pipeline and one lane: events, or everything else. Chunks lie in segments (tables) that are dropped
+whole once the console has acknowledged all of them: a DROP writes 2 bytes a result where deletes write 550 and more.
+When the buffer is full, results go before events, by the share of their pipeline and the oldest first, and leave
+tombstones with their counts, so the numbering never has holes. A chain of hashes binds each chunk to the one before.
+
+A damaged file does not keep the buffer from starting: it is set aside, and what can be read of it is moved over by
+the writer's thread between its writes.
 """
 
 import logging
@@ -16,21 +20,20 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from edgeinfer.runtime.buffer_packing import groups, lane_of, pack, weight
 from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.buffer_store import BufferStore, NewChunk
 from edgeinfer.runtime.chunk import MAX_BODY_BYTES, StoredChunk
-from edgeinfer.runtime.codec import encode
 from edgeinfer.runtime.config import Section
-from edgeinfer.runtime.errors import BufferStorageError, CodecError
-from edgeinfer.runtime.frame import FrameState
-from edgeinfer.runtime.results import OF_A_FRAME, Kind, Result
+from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.runtime.results import Kind, Result
 
 __all__ = ["Buffer", "BufferConfig", "BufferReader", "StoredChunk"]
 
@@ -44,17 +47,32 @@ _ROOM = 4096
 _STOP_POLL_S = 0.25
 _CLOSE_GRACE_S = 0.3
 _MAX_RETRY_WAIT_S = 5.0
+# A salvage works for a third of the time at most: what is inferred meanwhile comes first.
+_SALVAGE_PAUSE_S = 0.05
+_SHORTEST_AGE_S = 10.0
 
 
 class BufferConfig(Section, frozen=True):
-    """`max_bytes` caps the database file: 256 MiB hold some 3 million results. `flush_interval_s` bounds
-    what a power cut can take; each commit writes about 9 kB of flash, so one a second is 0.8 GB a day.
-    `chunk_results` is how many results share a chunk: above 100 little is saved."""
+    """`max_bytes` caps the database file: 256 MiB hold some 10 million results. `flush_interval_s` bounds
+    what a power cut can take; each commit writes 5 to 10 kB of flash, so one a second is less than 1 GB a day.
+    `chunk_results` is how many results share a chunk: above 100 little is saved.
+
+    When the buffer is full, results go before events. Among pipelines, the one that holds the most for its weight
+    gives its oldest: `weights` maps a pipeline's name to how much of the buffer it is worth beside the others (1 where
+    it is not named). `max_age_s` is how old a result may get before it is given up unsent; 0 is any age. Age is counted
+    by a clock of the buffer's own that runs only while the daemon does: a time of day that jumps deletes nothing, and
+    the time in which the device was off does not count."""
 
     path: str = ""
     max_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 40)] = 256 << 20
     flush_interval_s: Annotated[float, msgspec.Meta(ge=0.01, le=3600.0)] = 1.0
     chunk_results: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    max_age_s: Annotated[float, msgspec.Meta(ge=0.0, le=1e9)] = 0.0
+    weights: dict[str, Annotated[float, msgspec.Meta(gt=0.0, le=1e6)]] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if 0.0 < self.max_age_s < _SHORTEST_AGE_S:
+            raise ValueError(f"max_age_s: expected 0 or at least {_SHORTEST_AGE_S:g}, found {self.max_age_s:g}")
 
 
 class Buffer:
@@ -76,7 +94,9 @@ class Buffer:
     ) -> None:
         self._config = config
         self._acknowledged = acknowledged
-        self._store = BufferStore(Path(config.path), max_bytes=config.max_bytes)
+        self._store = BufferStore(
+            Path(config.path), max_bytes=config.max_bytes, max_age_s=config.max_age_s, weights=config.weights
+        )
         try:
             self._keep_numbers_unique(seen or acknowledged)
         except BaseException:
@@ -89,7 +109,7 @@ class Buffer:
         self._lock = threading.Lock()
         self._drained = threading.Condition(self._lock)
         self._wake = threading.Event()
-        self._pending: dict[str, list[Result]] = {}
+        self._pending: dict[tuple[str, int], list[Result]] = {}
         self._pending_count = 0
         self._pending_weight = 0
         self._flush_wanted = False
@@ -131,7 +151,7 @@ class Buffer:
         """Hand over a result. Returns at once unless the disk has been stuck for so long that memory is short;
         counts of frames, which are few, never wait. Raises BufferStorageError once the buffer is closed, and
         where it would have to wait without `wait` or after `stop_waiting`: the result is dropped."""
-        weight = _weight(result)
+        key, heavy = (pipeline, lane_of(result)), weight(result)
         with self._lock:
             wait = wait and result.kind is not Kind.FRAMES
             while wait and self._is_full() and self._waits and not self._is_closed():
@@ -142,12 +162,12 @@ class Buffer:
                 raise BufferStorageError(f"{self._config.path}: the buffer is closed")
             if self._is_full() and result.kind is not Kind.FRAMES:
                 raise BufferStorageError(f"{self._config.path}: the disk is stuck and the memory for results is full")
-            rows = self._pending.get(pipeline)
+            rows = self._pending.get(key)
             if rows is None:
-                rows = self._pending[pipeline] = []
+                rows = self._pending[key] = []
             rows.append(result)
             self._pending_count += 1
-            self._pending_weight += weight
+            self._pending_weight += heavy
             urgent = len(rows) >= self._config.chunk_results or result.kind is Kind.EVENT
             if result.kind is Kind.EVENT:
                 self._flush_wanted = True
@@ -207,15 +227,13 @@ class Buffer:
 
     def _keep_numbers_unique(self, seen: Callable[[int], int]) -> None:
         """Begin a new epoch where numbers that this file would give out next were given out before."""
+        lost_epoch = self._store.lost_epoch
+        if lost_epoch:  # what was delivered of a damaged file's epoch is not to be salvaged into the new one
+            seen(lost_epoch)
+            self._store.lost_acknowledged(self._acknowledged(lost_epoch))
         highest = seen(self._store.epoch)
-        if highest < self._store.next_seq:
-            return
-        logger.error(
-            "event=buffer_behind next_seq=%d seen=%d reason=%r",
-            self._store.next_seq, highest, "the medium lost commits, or an old copy was put back",
-        )  # fmt: skip
         self._store.acknowledged = self._acknowledged(self._store.epoch)
-        self._store.begin_epoch()
+        self._store.keep_numbers_unique(highest)
 
     def _run(self) -> None:
         try:
@@ -232,7 +250,8 @@ class Buffer:
     def _write_until_closed(self) -> None:
         next_flush = time.monotonic() + self._config.flush_interval_s
         while True:
-            self._wake.wait(max(0.0, next_flush - time.monotonic()))
+            wait_s = max(0.0, next_flush - time.monotonic())
+            self._wake.wait(min(wait_s, _SALVAGE_PAUSE_S) if self._store.is_salvaging else wait_s)
             self._wake.clear()
             now = time.monotonic()
             with self._lock:
@@ -249,22 +268,24 @@ class Buffer:
                 return
             if partial:
                 self._drop_acknowledged()
+            self._salvage_step()
 
-    def _take(self, *, partial: bool) -> list[tuple[str, list[Result]]]:
+    def _take(self, *, partial: bool) -> list[tuple[str, int, list[Result]]]:
         """Cut what is pending into chunks; without `partial`, full ones only."""
         size = self._config.chunk_results
-        batches: list[tuple[str, list[Result]]] = []
-        for pipeline, rows in self._pending.items():
+        batches: list[tuple[str, int, list[Result]]] = []
+        for (pipeline, lane), rows in self._pending.items():
             whole = len(rows) if partial else len(rows) - len(rows) % size
-            batches += [(pipeline, rows[start : min(start + size, whole)]) for start in range(0, whole, size)]
+            batches += [(pipeline, lane, rows[start : min(start + size, whole)]) for start in range(0, whole, size)]
             del rows[:whole]
         return batches
 
-    def _write(self, batches: Sequence[tuple[str, list[Result]]]) -> bool:
+    def _write(self, batches: Sequence[tuple[str, int, list[Result]]]) -> bool:
         """False where the buffer is being closed and the disk does not take it."""
         limit = self._store.commit_bytes
-        packed = [part for pipeline, rows in batches for part in _pack(pipeline, rows, min(limit, MAX_BODY_BYTES))]
-        for group in _groups(packed, limit):
+        largest = min(limit, MAX_BODY_BYTES)
+        packed = [part for pipeline, lane, rows in batches for part in pack(pipeline, lane, rows, largest)]
+        for group in groups(packed, limit):
             chunks = [part.chunk for part in group if part.chunk is not None]
             if chunks and not self._write_group(chunks):
                 return False  # closing: what is pending now is lost
@@ -307,58 +328,8 @@ class Buffer:
         except BufferStorageError as error:
             logger.warning("event=buffer_drop_failed error=%s", error)
 
-
-class _Packed(msgspec.Struct, frozen=True):
-    """`n` pending results; without a chunk, they are lost."""
-
-    n: int
-    weight: int
-    chunk: NewChunk | None
-
-
-def _pack(pipeline: str, rows: list[Result], max_bytes: int) -> list[_Packed]:
-    """One chunk; more where one would be too large. A result that no chunk can hold is given up."""
-    weight = sum(map(_weight, rows))
-    try:
-        body = encode(rows)
-        if len(body) > max_bytes:
-            raise CodecError(f"expected a chunk of at most {max_bytes} bytes, found {len(body)}")  # noqa: TRY301 - split as others are
-        return [_Packed(len(rows), weight, NewChunk(pipeline, len(rows), rows[0].t_ns, body, _frames(rows)))]
-    except CodecError as error:
-        if len(rows) == 1:
-            logger.error("event=result_lost pipeline=%s error=%s", pipeline, error)  # noqa: TRY400 - said in full
-            return [_Packed(1, weight, None)]
-    middle = len(rows) // 2
-    return _pack(pipeline, rows[:middle], max_bytes) + _pack(pipeline, rows[middle:], max_bytes)
-
-
-def _groups(packed: Sequence[_Packed], max_bytes: int) -> Iterator[list[_Packed]]:
-    """What is committed at once. One commit for all might be more than the whole file may hold."""
-    group: list[_Packed] = []
-    room = max_bytes
-    for part in packed:
-        size = 0 if part.chunk is None else len(part.chunk.body)
-        if group and size > room:
-            yield group
-            group, room = [], max_bytes
-        group.append(part)
-        room -= size
-    if group:
-        yield group
-
-
-def _weight(result: Result) -> int:
-    """What a pending result counts for in memory: itself and its items."""
-    return 1 + len(result.items)
-
-
-def _frames(rows: list[Result]) -> dict[str, int]:
-    """What these results say of frames by state. Each result of an inference is a frame that was inferred, counted
-    in the very commit that makes it durable; the other states come in counts of their own."""
-    frames = {FrameState.INFERRED.value: sum(1 for row in rows if row.kind in OF_A_FRAME)}
-    for row in rows:
-        if row.kind is Kind.FRAMES and row.extra:
-            for state, count in row.extra.items():
-                if state != FrameState.INFERRED:
-                    frames[state] = frames.get(state, 0) + int(count)
-    return {state: count for state, count in frames.items() if count}
+    def _salvage_step(self) -> None:
+        try:
+            self._store.salvage_step()
+        except BufferStorageError as error:
+            logger.warning("event=buffer_salvage_failed error=%s", error)

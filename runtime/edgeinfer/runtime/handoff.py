@@ -13,7 +13,7 @@ What must not be lost with it, the newest assignment's version, has a file of it
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
@@ -23,22 +23,28 @@ import msgspec
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.hashing import random_hex
-from edgeinfer.runtime.rows import Desired, Download, UpdateRow
+from edgeinfer.runtime.rows import Desired, Download, UpdateRow, Upload
 
-__all__ = ["Desired", "Download", "RuntimeDb", "SyncDb", "UpdateRow", "open_read_only"]
+__all__ = ["Desired", "Download", "RuntimeDb", "SyncDb", "UpdateRow", "Upload", "open_read_only"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PRAGMAS = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA busy_timeout=2000")
+# Small pages: most of what a commit writes is the unchanged rest of its pages.
+_PRAGMAS = ("PRAGMA page_size=1024", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA busy_timeout=2000")
 _SYNC_SCHEMA = """
 CREATE TABLE IF NOT EXISTS acknowledged (epoch INTEGER PRIMARY KEY, seq INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS desired (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS download (
     sha256 TEXT PRIMARY KEY, bytes INTEGER NOT NULL, offset INTEGER NOT NULL, done INTEGER NOT NULL, error TEXT NOT NULL
 ) STRICT;
-CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS uploaded (
+    file TEXT PRIMARY KEY, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL, ended TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS command (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE) STRICT;
 """
 _RUNTIME_SCHEMA = """
 CREATE TABLE IF NOT EXISTS slot (
@@ -64,7 +70,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
             f"file:{path}?{mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=2.0
         )
         connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the second: a damaged text in a message of SQLite's own
         raise BufferStorageError(f"{path}: cannot be read: {error}") from error
     return connection
 
@@ -168,6 +174,17 @@ class SyncDb(_Database):
                 (epoch, seq),
             )
 
+    def set_upload_progress(self, epoch: int, seq: int, *, sent_through: int, sent: int) -> None:
+        """How far the upload of `epoch` is, in one commit: acknowledged up to `seq`, sent without a hole up to
+        `sent_through`, and `sent` the highest number that ever left the device."""
+        counters = (("sent", sent), ("sent_through", sent_through), ("sent_epoch", epoch))
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO acknowledged VALUES (?, ?) ON CONFLICT (epoch) DO UPDATE SET seq = max(seq, excluded.seq)",
+                (epoch, seq),
+            )
+            db.executemany("INSERT OR REPLACE INTO counter VALUES (?, ?)", counters)
+
     def desired(self) -> Desired | None:
         """The newest assignment that came from the console; its signature has not been checked yet."""
         row = self._one("SELECT body FROM desired WHERE id = 1")
@@ -201,6 +218,42 @@ class SyncDb(_Database):
     def set_counter(self, name: str, value: int) -> None:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO counter VALUES (?, ?)", (name, value))
+
+    def note(self, name: str) -> bytes:
+        """A small document that a part of the agent keeps; empty where there is none."""
+        row = self._one("SELECT body FROM note WHERE name = ?", name)
+        return b"" if row is None else _blob(row)
+
+    def set_note(self, name: str, body: bytes) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO note VALUES (?, ?)", (name, body))
+
+    def uploads(self) -> dict[str, Upload]:
+        """The files that were looked at, by their path below the daemon's folder."""
+        try:
+            rows = self._db.execute("SELECT file, bytes, mtime_ns, sha256, ended FROM uploaded").fetchall()
+        except sqlite3.Error as error:
+            raise BufferStorageError(f"{self.path}: cannot be read: {error}") from error
+        return {row[0]: Upload(*row) for row in rows}
+
+    def upload(self, file: str) -> Upload | None:
+        row = self._one("SELECT file, bytes, mtime_ns, sha256, ended FROM uploaded WHERE file = ?", file)
+        return None if row is None else Upload(*row)  # type: ignore[arg-type]  # the table is STRICT
+
+    def set_upload(self, upload: Upload) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO uploaded VALUES (?, ?, ?, ?, ?)", msgspec.structs.astuple(upload))
+
+    def forget_uploads(self, files: Iterable[str]) -> None:
+        with self._transaction() as db:
+            db.executemany("DELETE FROM uploaded WHERE file = ?", [(file,) for file in files])
+
+    def add_command(self, id_: str, *, keep: int) -> bool:
+        """Remember that the command `id_` is carried out; False: it is known already. The latest `keep` are kept."""
+        with self._transaction() as db:
+            added = db.execute("INSERT OR IGNORE INTO command (id) VALUES (?)", (id_,)).rowcount > 0
+            db.execute("DELETE FROM command WHERE number <= (SELECT max(number) FROM command) - ?", (keep,))
+        return added
 
 
 class RuntimeDb(_Database):

@@ -4,8 +4,10 @@ CPython carries an implementation of its own, for builds without OpenSSL; `hashl
 module has another name, `hashlib` is used.
 """
 
+import functools
 import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -23,15 +25,20 @@ class Hash(Protocol):
 
 def sha256(data: bytes = b"") -> Hash:
     """A running SHA-256 (FIPS 180-4)."""
+    return _constructor()(data)
+
+
+@functools.cache
+def _constructor() -> Callable[[bytes], Hash]:
     for name in _OWN_MODULES:
         try:
-            made: Hash = importlib.import_module(name).sha256(data)
+            found: Callable[[bytes], Hash] = importlib.import_module(name).sha256
         except (ImportError, AttributeError):
             continue
-        return made
+        return found
     import hashlib
 
-    return hashlib.sha256(data)
+    return hashlib.sha256
 
 
 def sha256_stream(source: IO[bytes] | Path) -> str:

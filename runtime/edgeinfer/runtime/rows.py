@@ -2,7 +2,7 @@
 
 import msgspec
 
-__all__ = ["Desired", "Download", "UpdateRow"]
+__all__ = ["Desired", "Download", "UpdateRow", "Upload"]
 
 
 class Desired(msgspec.Struct, frozen=True):
@@ -20,6 +20,17 @@ class Download(msgspec.Struct, frozen=True):
     offset: int
     done: bool
     error: str = ""
+
+
+class Upload(msgspec.Struct, frozen=True):
+    """A file of the device that goes up, told by its path below the daemon's folder, its size and its time. `ended` is
+    empty while it is on its way, `done` once the console has it, else why it will not be sent again."""
+
+    file: str
+    bytes: int
+    mtime_ns: int
+    sha256: str
+    ended: str = ""
 
 
 class UpdateRow(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -23,7 +23,7 @@ from typing import IO
 
 import msgspec
 
-from edgeinfer.runtime.durable import sync_folder
+from edgeinfer.runtime.durable import make_folder, sync_folder
 from edgeinfer.runtime.errors import EdgeInferError, PackageError, StorageError
 from edgeinfer.runtime.hashing import random_hex, sha256
 from edgeinfer.runtime.manifest import Manifest
@@ -71,7 +71,7 @@ class Store:
         self._staging = state_dir / "models" / "staging"
         with _storing(self._packages.parent):
             for folder in (self.incoming, self._packages):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
 
     @contextmanager
     def staged(self, sha256: str, size: int) -> Iterator[Path]:

@@ -5,6 +5,7 @@ since reads a ghost. Both show in the inodes of the database and its WAL, which 
 """
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -22,6 +23,9 @@ class Closable(Protocol):
 
 T = TypeVar("T", bound=Closable)
 
+# A database that opens and cannot be asked (one of another version) is tried again several times a second.
+_SAY_AGAIN_S = 60.0
+
 
 class Watched(Generic[T]):
     """Holds what `open_` makes of `path`, for as long as it is the same database.
@@ -35,6 +39,7 @@ class Watched(Generic[T]):
         self._held: T | None = None
         self._identity: tuple[int, ...] = ()
         self._reason = ""
+        self._said_s = float("-inf")
 
     def current(self) -> T | None:
         identity = self._look()
@@ -49,7 +54,6 @@ class Watched(Generic[T]):
             self._report(str(error))
             return None
         self._identity = identity
-        self._reason = ""
         return self._held
 
     def failed(self, error: BufferStorageError) -> None:
@@ -76,6 +80,8 @@ class Watched(Generic[T]):
         return (main.st_dev, main.st_ino, wal)
 
     def _report(self, reason: str) -> None:
-        if reason != self._reason:
+        """Once, and again now and then."""
+        now_s = time.monotonic()
+        if reason != self._reason or now_s - self._said_s >= _SAY_AGAIN_S:
             _log.warning("event=database_unreadable reason=%r", reason)
-            self._reason = reason
+            self._reason, self._said_s = reason, now_s

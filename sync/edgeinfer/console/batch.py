@@ -1,102 +1,55 @@
 """One transaction's worth of messages: what they change, and what to answer once that is committed."""
 
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Iterator
 
 import msgspec
 
 from edgeinfer.console.deployer import Deployer
 from edgeinfer.console.intake import Evicted, Inbound, Results, Undecodable, read_message
+from edgeinfer.console.kept import count_events, kept, pieces
+from edgeinfer.console.known import Known
 from edgeinfer.console.ledger import Ledger, Range
 from edgeinfer.console.repository import Repository
-from edgeinfer.console.repository.base import Deployment, DeviceChange, Refusal, StoredResult
-from edgeinfer.console.series import bucket_results
-from edgeinfer.console.settings import LimitsConfig
-from edgeinfer.runtime.errors import MessageError
+from edgeinfer.console.repository.base import (
+    Absent,
+    Conflict,
+    Deployment,
+    DeviceChange,
+    KeptChunk,
+    PipelineCount,
+    Refusal,
+)
+from edgeinfer.console.series import FINE_KEPT_S, Tally
+from edgeinfer.console.verdict import CONFLICT
+from edgeinfer.runtime.chunk import NO_LINK, StoredChunk
+from edgeinfer.runtime.codec import Summary
+from edgeinfer.runtime.errors import CodecError, MessageError
 from edgeinfer.sync.jobs import FINAL_STATES
 from edgeinfer.sync.messages import (
     Ack,
     Birth,
+    BlobPart,
     BlobRequest,
+    CommandResult,
     JobAck,
     JobStatus,
+    LogLines,
     ReportedState,
     StateMessage,
     Telemetry,
 )
 
-__all__ = ["Batch", "Known"]
+__all__ = ["Batch", "Passed"]
 
-# What fits a control message many times over; a device fills these first and hears of the next then.
-_MAX_GAPS = 100
+Passed = BlobPart | CommandResult | LogLines
+"""What is not for the database: others in the console take it."""
+
 _MAX_TEXT = 300
 
 
-class Known:
-    """What the repository knows, remembered by the one thread that changes it. `forget()` after a failure."""
-
-    def __init__(self, repository: Repository, limits: LimitsConfig) -> None:
-        self._repository = repository
-        self.limits = limits
-        self.forget()
-
-    def forget(self) -> None:
-        self._devices: set[str] | None = None
-        self._ledgers: dict[str, dict[int, Ledger]] = {}
-        self._pipelines: dict[str, set[str]] = {}
-
-    def is_device(self, name: str) -> bool:
-        return name in self._names()
-
-    def add_device(self, name: str) -> None:
-        """Raises MessageError when there are too many already."""
-        names = self._names()
-        if len(names) >= self.limits.max_devices:
-            raise MessageError(f"expected at most {self.limits.max_devices} devices, this would be one more")
-        names.add(name)
-
-    def ledger(self, device: str, epoch: int, *, busy: Collection[int] = ()) -> Ledger:
-        """Where there are too many epochs, the oldest without a gap that is not `busy` is retired.
-
-        Raises MessageError where there is none.
-        """
-        ledgers = self._ledgers.get(device)
-        if ledgers is None:
-            ledgers = self._ledgers[device] = self._repository.ledgers(device)
-        if epoch not in ledgers:
-            if len(ledgers) >= self.limits.max_epochs:
-                self._retire_one(device, ledgers, busy)
-            ledgers[epoch] = Ledger(contiguous=self._repository.retired_seq(device, epoch))
-        return ledgers[epoch]
-
-    def check_room(self, ledger: Ledger, first_seq: int) -> None:
-        """Raises MessageError where a chunk would open a gap too many."""
-        if first_seq > ledger.contiguous + 1 and len(ledger.ranges) >= self.limits.max_ranges:
-            raise MessageError(f"expected at most {self.limits.max_ranges} gaps, this would be one more")
-
-    def check_pipeline(self, device: str, pipeline: str) -> None:
-        """Raises MessageError for a pipeline too many."""
-        names = self._pipelines.get(device)
-        if names is None:
-            names = self._pipelines[device] = {count.pipeline for count in self._repository.pipelines(device)}
-        if pipeline not in names and len(names) >= self.limits.max_pipelines:
-            raise MessageError(f"expected at most {self.limits.max_pipelines} pipelines of a device, found one more")
-        names.add(pipeline)
-
-    def ack(self, epoch: int, ledger: Ledger) -> Ack:
-        return Ack(epoch, ledger.contiguous, ledger.gaps(_MAX_GAPS))
-
-    def _retire_one(self, device: str, ledgers: dict[int, Ledger], busy: Collection[int]) -> None:
-        for epoch, ledger in ledgers.items():  # oldest first
-            if not ledger.ranges and epoch not in busy:
-                self._repository.retire_epoch(device, epoch)
-                del ledgers[epoch]
-                return
-        raise MessageError(f"expected at most {self.limits.max_epochs} epochs of a device, found one more")
-
-    def _names(self) -> set[str]:
-        if self._devices is None:
-            self._devices = {device.name for device in self._repository.devices()}
-        return self._devices
+class _ConflictError(MessageError):
+    """A chunk belies what is stored."""
 
 
 class Batch:
@@ -110,8 +63,12 @@ class Batch:
         self._t_ns = t_ns
         self._changes: dict[str, DeviceChange] = {}
         self._touched: dict[tuple[str, int], Ledger] = {}
-        self.results: list[StoredResult] = []
+        self._conflicts: dict[tuple[str, int], int] = {}
+        self._tally = Tally(fine_since_s=t_ns // 1_000_000_000 - FINE_KEPT_S)
+        self._counts: dict[tuple[str, str], PipelineCount] = {}
+        self.chunks: list[KeptChunk] = []
         self.requests: list[tuple[str, BlobRequest]] = []
+        self.passed: list[tuple[str, Passed]] = []
         self.deployments: list[Deployment] = []
         self.job_acks: list[tuple[str, JobAck]] = []
         self.refusals: list[Refusal] = []
@@ -121,10 +78,9 @@ class Batch:
         """Take one message; what it is not is refused and remembered so."""
         try:
             message = read_message(topic, payload, tenant=self._tenant)
-            if message is not None:
-                self._apply(message)
-                if isinstance(message.body, Undecodable):
-                    self.refuse(topic, payload, f"settled as undecodable: {message.body.reason}")
+            self._apply(message)
+            if isinstance(message.body, Undecodable):
+                self.refuse(topic, payload, f"settled as undecodable: {message.body.reason}")
         except MessageError as error:
             self.refuse(topic, payload, error.message)
 
@@ -147,21 +103,26 @@ class Batch:
             self._repository.change_device(device, change, t_ns=self._t_ns)
         for (device, epoch), ledger in self._touched.items():
             self._repository.save_ledger(device, epoch, ledger)
-        self._repository.add_buckets(bucket_results(self.results))
+        self._repository.add_counts(self._counts.values())
+        self._repository.add_buckets(self._tally.buckets())
         for refusal in self.refusals:
             self._repository.add_refusal(refusal)
 
     def acks(self) -> Iterator[tuple[str, Ack]]:
         """What to acknowledge, after the commit."""
         for (device, epoch), ledger in self._touched.items():
-            yield device, self._known.ack(epoch, ledger)
+            yield device, self._known.ack(device, epoch, ledger, conflict=self._conflicts.get((device, epoch), 0))
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """Results that are new, by device and pipeline."""
+        return Counter({place: count.results for place, count in self._counts.items()})
 
     def _apply(self, message: Inbound) -> None:
         device, body = message.device, message.body
-        if isinstance(body, BlobRequest):
-            # Answered for known devices only, and only on the device's own topic.
+        if isinstance(body, BlobRequest | Passed):
             if self._known.is_device(device):
-                self.requests.append((device, body))
+                self._set_aside(device, body)
             return
         self._introduce(device)
         match body:
@@ -174,11 +135,18 @@ class Batch:
             case JobStatus():
                 self._apply_job(device, body)
             case StateMessage():
-                self._change(device, DeviceChange(online=body.online, session=body.session))
+                self._apply_state(device, body)
             case ReportedState():
                 self._change(device, DeviceChange(reported=msgspec.to_builtins(body)))
             case Telemetry():
                 self._change(device, DeviceChange(telemetry=msgspec.to_builtins(body)))
+
+    def _set_aside(self, device: str, body: BlobRequest | Passed) -> None:
+        """For after the commit; what answers go to, goes on the device's own topic only."""
+        if isinstance(body, BlobRequest):
+            self.requests.append((device, body))
+        else:
+            self.passed.append((device, body))
 
     def _introduce(self, device: str) -> None:
         if not self._known.is_device(device):
@@ -192,25 +160,74 @@ class Batch:
         self._changes[device] = msgspec.structs.replace(before, **news)
         self.changed_devices.add(device)
 
-    def _apply_results(self, device: str, chunk: Results) -> None:
-        ledger = self._ledger(device, chunk.epoch)
+    def _apply_results(self, device: str, body: Results) -> None:
+        chunk = body.chunk
+        ledger = self._ledger(device, body.epoch)
         self._known.check_room(ledger, chunk.first_seq)
         self._known.check_pipeline(device, chunk.pipeline)
-        new = ledger.store(chunk.first_seq, len(chunk.results))
-        rows = list(_rows(device, chunk, new))
-        self._repository.add_results(rows)
-        self.results.extend(rows)
-        self._touched[device, chunk.epoch] = ledger
+        self._check_chain(device, body.epoch, chunk, ledger)
+        new = ledger.unsettled(chunk.first_seq, chunk.last_seq)
+        whole = new == ((chunk.first_seq, chunk.last_seq),)
+        try:
+            parts = [(chunk, body.summary)] if whole else list(pieces(chunk, body.summary, new))
+        except CodecError as error:
+            raise MessageError(f"expected a chunk that can be taken apart: {error.message}") from error
+        ledger.store(chunk.first_seq, chunk.n)
+        for part, summary in parts:
+            self._keep(kept(device, body.epoch, part, summary, whole=whole), summary)
+        self._settled(device, body.epoch, chunk, ledger, new=new)
 
-    def _apply_absence(self, device: str, absence: Evicted | Undecodable) -> None:
-        ledger = self._ledger(device, absence.epoch)
-        self._known.check_room(ledger, absence.first_seq)
-        if isinstance(absence, Evicted):
-            cause, new = "evicted", ledger.evict(absence.first_seq, absence.n)
+    def _keep(self, chunk: KeptChunk, summary: Summary) -> None:
+        self._repository.add_chunks([chunk])  # now: the chain of the next is looked up there
+        self.chunks.append(chunk)
+        place = (chunk.device, chunk.pipeline)
+        before = self._counts.get(place, PipelineCount(*place, 0, 0, 0))
+        self._counts[place] = PipelineCount(
+            *place,
+            before.results + chunk.n,
+            before.events + count_events(summary),
+            max(before.last_t_ns, chunk.t_max_ns),
+        )
+        self._tally.add(*place, summary)
+
+    def _apply_absence(self, device: str, body: Evicted | Undecodable) -> None:
+        chunk = body.chunk
+        ledger = self._ledger(device, body.epoch)
+        self._known.check_room(ledger, chunk.first_seq)
+        self._check_chain(device, body.epoch, chunk, ledger)
+        if isinstance(body, Evicted):
+            cause, new = "evicted", ledger.evict(chunk.first_seq, chunk.n)
         else:
-            cause, new = "undecodable", ledger.give_up(absence.first_seq, absence.n)
-        self._repository.add_absent(device, absence.epoch, new, cause=cause, reason=absence.reason)
-        self._touched[device, absence.epoch] = ledger
+            cause, new = "undecodable", ledger.give_up(chunk.first_seq, chunk.n)
+        self._repository.add_absent(
+            device,
+            [
+                Absent(
+                    device, body.epoch, first, last, cause, body.reason, chunk.t0_ns if first == chunk.first_seq else 0,
+                    chunk.link if last == chunk.last_seq else NO_LINK,
+                )
+                for first, last in new
+            ],
+        )  # fmt: skip
+        self._settled(device, body.epoch, chunk, ledger, new=new)
+
+    def _settled(self, device: str, epoch: int, chunk: StoredChunk, ledger: Ledger, *, new: tuple[Range, ...]) -> None:
+        if new and new[-1][1] == chunk.last_seq:
+            self._known.links.remember(device, epoch, chunk)
+        self._touched[device, epoch] = ledger
+
+    def _check_chain(self, device: str, epoch: int, chunk: StoredChunk, ledger: Ledger) -> None:
+        """Raises _ConflictError, which is told to the device too."""
+        objection = self._known.links.objection(device, epoch, chunk, ledger)
+        if not objection:
+            return
+        ledger.conflicts += 1
+        self._touched[device, epoch] = ledger
+        self._conflicts[device, epoch] = min(chunk.first_seq, self._conflicts.get((device, epoch), chunk.first_seq))
+        self._repository.add_conflict(
+            Conflict(device, epoch, chunk.first_seq, chunk.n, objection, self._t_ns, self._t_ns, times=1)
+        )
+        raise _ConflictError(f"conflict in epoch {epoch} at {chunk.first_seq}: {objection} ({CONFLICT})")
 
     def _apply_birth(self, device: str, birth: Birth) -> None:
         for text, lowest in birth.epochs.items():
@@ -219,7 +236,9 @@ class Batch:
             new = ledger.raise_floor(lowest)
             if new:
                 reason = f"the device holds nothing below {lowest}"
-                self._repository.add_absent(device, epoch, new, cause="missing", reason=reason)
+                self._repository.add_absent(
+                    device, [Absent(device, epoch, first, last, "missing", reason) for first, last in new]
+                )
             self._touched[device, epoch] = ledger
         self._change(
             device,
@@ -231,6 +250,15 @@ class Batch:
                 engines=birth.engines,
             ),
         )
+
+    def _apply_state(self, device: str, state: StateMessage) -> None:
+        if not state.online:
+            known = self._repository.device(device)
+            change = self._changes.get(device)
+            session = (change.session if change else None) or (known.session if known else "")
+            if session not in {"", state.session}:
+                return  # the last will of an agent whose place another has taken
+        self._change(device, DeviceChange(online=state.online, session=state.session))
 
     def _apply_job(self, device: str, status: JobStatus) -> None:
         changed = self._deployer.reported(device, status, t_ns=self._t_ns)
@@ -244,25 +272,6 @@ class Batch:
         """Raises MessageError for an epoch too many."""
         busy = {touched for name, touched in self._touched if name == device}
         return self._known.ledger(device, epoch, busy=busy)
-
-
-def _rows(device: str, chunk: Results, new: tuple[Range, ...]) -> Iterator[StoredResult]:
-    for first, last in new:
-        for seq in range(first, last + 1):
-            result = chunk.results[seq - chunk.first_seq]
-            yield StoredResult(
-                device=device,
-                epoch=chunk.epoch,
-                seq=seq,
-                pipeline=chunk.pipeline,
-                kind=result.kind,
-                t_ns=result.t_ns,
-                frame=result.frame,
-                latency_us=result.latency_us,
-                age_us=result.age_us,
-                items=result.items,
-                extra=result.extra,
-            )
 
 
 def _clean(text: str) -> str:

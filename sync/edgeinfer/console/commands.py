@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
@@ -15,7 +15,7 @@ from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import ConsoleError, EdgeInferError, UsageError
 from edgeinfer.runtime.package import PackageFile
 
-__all__ = ["deploy", "fleet_devices", "fleet_rollouts", "register"]
+__all__ = ["deploy", "device_audit", "device_log", "fleet_devices", "fleet_rollouts", "register"]
 
 _REQUEST_S = 60.0
 _POLL_S = 0.5
@@ -58,6 +58,24 @@ def fleet_rollouts(*, console_url: str, token: str | None = None) -> list[Docume
     """The rollouts, newest first."""
     rollouts: list[Document] = _Console(console_url, token).get("/api/rollouts")["rollouts"]
     return rollouts
+
+
+def device_audit(
+    device: str,
+    *,
+    since_s: float | None = None,
+    until_s: float | None = None,
+    console_url: str,
+    token: str | None = None,
+) -> Document:
+    """What became of the results of `device` that were made in since_s <= t < until_s (seconds since 1970)."""
+    times = {name: f"{time_s:.9f}" for name, time_s in (("since", since_s), ("until", until_s)) if time_s is not None}
+    return _Console(console_url, token).get(f"/api/v1/devices/{quote(device, safe='')}/audit?{urlencode(times)}")
+
+
+def device_log(device: str, *, lines: int, console_url: str, token: str | None = None) -> Document:
+    """The latest lines of the log of `device`, which must be online."""
+    return _Console(console_url, token).post(f"/api/v1/devices/{quote(device, safe='')}/logs?lines={lines}", {})
 
 
 class _Console:

@@ -10,6 +10,7 @@ from edgeinfer.console.labels import Labels
 from edgeinfer.console.ledger import Ledger
 from edgeinfer.console.repository import Repository
 from edgeinfer.console.repository.base import (
+    Conflict,
     Deployment,
     Device,
     Package,
@@ -49,7 +50,7 @@ class Documents:
         ]
 
     def device(self, name: str) -> Document | None:
-        """One device with what only its own page shows: absent ranges, refusals, deployments."""
+        """One device with what only its own page shows: absent ranges, conflicts, refusals, deployments."""
         device = self._repository.device(name)
         if device is None:
             return None
@@ -59,6 +60,7 @@ class Documents:
             {"epoch": a.epoch, "first": a.first, "last": a.last, "cause": a.cause, "reason": a.reason}
             for a in self._repository.absent(name, limit=50)
         ]
+        document["conflicts"] = [_conflict(c) for c in self._repository.conflicts(name, limit=20)]
         document["refusals"] = [refusal_document(r) for r in self._repository.refusals(limit=20, device=name)]
         document["deployments"] = self._deployments(self._repository.deployments(device=name)[:20])
         return document
@@ -77,7 +79,7 @@ class Documents:
         ]
         totals: Document = {
             key: sum(row[key] for row in devices)
-            for key in ("stored", "duplicates", "gaps", "evicted", "missing", "undecodable", "refused")
+            for key in ("stored", "duplicates", "gaps", "evicted", "missing", "undecodable", "conflicts", "refused")
         }
         if device is None:  # strangers' messages count too
             totals["refused"] = self._repository.refused_count()
@@ -90,13 +92,17 @@ class Documents:
 
     def newest_results(self, limit: int, *, max_items: int | None = None) -> list[Document]:
         """Of all devices, the newest first by when they were made."""
-        found = [
-            result
-            for device in self._repository.devices()[:100]
-            for result in self._repository.results(device.name, limit=limit)
-        ]
-        found.sort(key=lambda result: result.t_ns, reverse=True)
-        return self.results(found[:limit], max_items=max_items)
+        newest: dict[str, int] = {}
+        for count in self._repository.pipelines():
+            newest[count.device] = max(newest.get(count.device, count.last_t_ns), count.last_t_ns)
+        found: list[StoredResult] = []
+        # Device by device, for as long as one may have a result that is newer than the oldest of those found.
+        for device, last_t_ns in sorted(newest.items(), key=lambda pair: pair[1], reverse=True):
+            if len(found) == limit and found[-1].t_ns >= last_t_ns:
+                break
+            found += self._repository.results(device, limit=limit)
+            found = sorted(found, key=lambda result: result.t_ns, reverse=True)[:limit]
+        return self.results(found, max_items=max_items)
 
     def series(self, *, minutes: int, device: str | None = None, now_s: float | None = None) -> Document:
         """Results a second and latencies over the last `minutes`, one series a pipeline, and over all of them."""
@@ -249,6 +255,18 @@ def refusal_document(refusal: Refusal) -> Document:
     }
 
 
+def _conflict(conflict: Conflict) -> Document:
+    return {
+        "epoch": conflict.epoch,
+        "first": conflict.first_seq,
+        "last": conflict.first_seq + conflict.n - 1,
+        "reason": conflict.reason,
+        "times": conflict.times,
+        "first_s": conflict.first_ns / 1e9,
+        "last_s": conflict.last_ns / 1e9,
+    }
+
+
 def _reference(package: Package | None) -> str:
     return f"{package.name} {package.version}" if package is not None else "unknown package"
 
@@ -293,9 +311,10 @@ def _audit(device: Device, ledgers: dict[int, Ledger] | None, retired: Ledger | 
         "evicted": sum(ledger.evicted for ledger in counted),
         "missing": sum(ledger.missing for ledger in counted),
         "undecodable": sum(ledger.undecodable for ledger in counted),
+        "conflicts": sum(ledger.conflicts for ledger in counted),
         "refused": device.refused,
     }
-    complete = not any(totals[key] for key in ("gaps", "missing", "undecodable", "evicted"))
+    complete = not any(totals[key] for key in ("gaps", "missing", "undecodable", "evicted", "conflicts"))
     return {**totals, "complete": complete, "epochs": epochs, "retired": None if retired is None else _counts(retired)}
 
 
@@ -306,6 +325,7 @@ def _counts(ledger: Ledger) -> Document:
         "evicted": ledger.evicted,
         "missing": ledger.missing,
         "undecodable": ledger.undecodable,
+        "conflicts": ledger.conflicts,
     }
 
 

@@ -10,27 +10,31 @@ that the broker and the devices hold back.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from edgeinfer.console.batch import Batch, Known
+from edgeinfer.console.batch import Batch, Passed
 from edgeinfer.console.blobs import BlobStore
+from edgeinfer.console.deliveries import Deliveries, Delivery, Message
 from edgeinfer.console.deployer import Deployer
+from edgeinfer.console.known import Known
 from edgeinfer.console.live import LiveFeed
 from edgeinfer.console.repository import Repository
-from edgeinfer.console.series import FINE_KEPT_S
+from edgeinfer.console.series import FINE_KEPT_S, RESOLUTIONS_S
 from edgeinfer.console.settings import LimitsConfig
 from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.errors import BufferStorageError
-from edgeinfer.sync.messages import encode, encode_blob_range, topic
+from edgeinfer.sync.messages import Ack, encode, encode_blob_range, topic
 
 __all__ = ["Ingest", "Link"]
 
 _log = logging.getLogger(__name__)
 
-_MAX_BATCH = 64
+# One transaction's worth; the bytes bound what is held in memory at once.
+_MAX_BATCH = 256
+_MAX_BATCH_BYTES = 8 << 20
 _MAX_BATCH_S = 0.05
 _IDLE_S = 0.25
 _STORAGE_WAIT_S = 0.5
@@ -50,10 +54,13 @@ class Link(Protocol):
 
     def receive(self, timeout_s: float) -> tuple[str, bytes] | None: ...
 
+    def wake(self) -> None: ...
+
 
 class Ingest:
     """Start it once; `stop()` returns when everything that was taken is durable.
 
+    `pass_on` is called with what devices send that is neither stored nor answered here, and must return at once.
     `storage_error` is empty unless the last messages could not be stored; `turns` grows while the thread is alive.
     """
 
@@ -67,6 +74,7 @@ class Ingest:
         feed: LiveFeed,
         tenant: str,
         limits: LimitsConfig,
+        pass_on: Callable[[str, Passed], object] = lambda _device, _message: None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._link = link
@@ -74,13 +82,17 @@ class Ingest:
         self._deployer = deployer
         self._blobs = blobs
         self._feed = feed
+        self._pass_on = pass_on
         self._tenant = tenant
         self._clock_ns = clock_ns
         self._known = Known(repository, limits)
         self._stopping = threading.Event()
         self._lost = threading.Event()
         self._generation = 0
-        self._held: list[tuple[str, bytes]] = []  # taken from the link, and not committed yet
+        self._held: list[Message] = []  # taken, and not committed yet
+        self._deliveries = Deliveries(link.wake)
+        self._delivery: Delivery | None = None  # whose messages are held; None: the link's
+        self._delivered_last = False
         self._waits = Backoff(first_s=_STORAGE_WAIT_S, cap_s=_STORAGE_WAIT_MAX_S)
         self._tidied = self._logged = 0.0
         self._unlogged = 0
@@ -93,7 +105,19 @@ class Ingest:
 
     def stop(self, timeout_s: float = 1.0) -> None:
         self._stopping.set()
-        self._thread.join(timeout_s)
+        self._deliveries.close()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def deliver(self, messages: Sequence[Message], timeout_s: float) -> dict[str, tuple[Ack, ...]]:
+        """Have `messages` (topic, payload) stored as if they had come from the broker. Returns after COMMIT, with the
+        acknowledgements of each device that they were about; what is wrong with one is remembered as a refusal.
+
+        May be called from any thread but ingest's. Raises StorageError (nothing of the piece that failed is stored;
+        pieces before it are) and BusyError (not in time), after both of which the same may be delivered again, and
+        ConsoleError once the console has been stopped.
+        """
+        return self._deliveries.deliver(messages, timeout_s)
 
     @property
     def alive(self) -> bool:
@@ -114,7 +138,12 @@ class Ingest:
             self._held = self._take(timeout_s)
         taken = len(self._held)
         self._follow_link()
-        self._store()
+        try:
+            self._store()
+        except BufferStorageError as error:
+            self._give_back(error)
+            raise
+        self._give_back(None)
         self._deployer.publish_pending()
         self._tidy()
         return taken
@@ -122,7 +151,7 @@ class Ingest:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                if self.turn(_IDLE_S):
+                if self.turn(_IDLE_S) or (self.storage_error and self._try_storage()):
                     self.storage_error = ""
                     self._waits.reset()
             except BufferStorageError as error:
@@ -134,15 +163,38 @@ class Ingest:
             except Exception:  # the top of this thread
                 self._known.forget()
                 _log.exception("event=ingest_bug")
+                if not self._held:
+                    self._give_back(None)
                 self._stopping.wait(_STORAGE_WAIT_S)
 
-    def _take(self, timeout_s: float) -> list[tuple[str, bytes]]:
-        message = self._link.receive(timeout_s)
-        messages: list[tuple[str, bytes]] = []
+    def _try_storage(self) -> bool:
+        """Whether the database takes something again: what failed may have gone back to who delivered it, and nothing
+        else may come. Raises StorageError."""
+        with self._repository.transaction():
+            self._repository.drop_buckets(resolution_s=RESOLUTIONS_S[0], before_s=0)
+        return True
+
+    def _give_back(self, error: BufferStorageError | None) -> None:
+        """Tell whoever delivered. They still have what could not be stored, so it is not kept here."""
+        if self._delivery is not None:
+            self._delivery.finish(error)
+            self._delivery = None
+            self._held.clear()
+
+    def _take(self, timeout_s: float) -> list[Message]:
+        """What was delivered and what the link has take turns."""
+        self._delivered_last = not self._delivered_last and len(self._deliveries) > 0
+        if self._delivered_last:
+            self._delivery = self._deliveries.take()
+            return list(self._delivery.messages) if self._delivery is not None else []
+        message = self._link.receive(0 if self._deliveries else timeout_s)
+        messages: list[Message] = []
+        size = 0
         deadline = time.monotonic() + _MAX_BATCH_S
         while message is not None:
             messages.append(message)
-            if len(messages) >= _MAX_BATCH or time.monotonic() > deadline:
+            size += len(message[1])
+            if len(messages) >= _MAX_BATCH or size >= _MAX_BATCH_BYTES or time.monotonic() > deadline:
                 break
             message = self._link.receive(0)
         return messages
@@ -195,14 +247,18 @@ class Ingest:
     def _publish(self, batch: Batch) -> None:
         """After COMMIT: acknowledge, answer, show."""
         for device, ack in batch.acks():
+            if self._delivery is not None:
+                self._delivery.answer(device, ack)
             self._link.publish(topic(self._tenant, device, "down/ack"), encode(ack), qos=1)
         for device, job in batch.job_acks:
             self._link.publish(topic(self._tenant, device, f"down/job/{job.job}"), encode(job), qos=1)
-        self._feed.results(batch.results)
+        self._feed.results(batch.chunks, batch.counts)
         self._feed.devices(batch.changed_devices)
         for deployment in batch.deployments:
             self._feed.deployment(deployment)
         self._log_refusals(batch)
+        for device, message in batch.passed:
+            self._pass_on(device, message)
         for device, request in batch.requests:
             answer = self._blobs.read(request)
             if answer is not None:
@@ -218,7 +274,7 @@ class Ingest:
             self._deployer.publish_all()
             for device, ledgers in self._repository.all_ledgers().items():
                 newest = next(reversed(ledgers))
-                ack = self._known.ack(newest, ledgers[newest])
+                ack = self._known.ack(device, newest, ledgers[newest])
                 self._link.publish(topic(self._tenant, device, "down/ack"), encode(ack), qos=1)
             self._generation = generation
 

@@ -5,21 +5,24 @@ from typing import Any
 
 import msgspec
 
-from edgeinfer.runtime.chunk import TOMBSTONE
-from edgeinfer.runtime.codec import MAX_RESULTS
+from edgeinfer.runtime.chunk import JSON, TOMBSTONE, StoredChunk
+from edgeinfer.runtime.codec import MAX_RESULTS, Summary, summarize
 from edgeinfer.runtime.codec import decode as decode_results
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import CodecError, MessageError
 from edgeinfer.runtime.results import Result
 from edgeinfer.sync.messages import (
     Birth,
+    BlobPart,
     BlobRequest,
-    ChunkMessage,
+    CommandResult,
     JobStatus,
+    LogLines,
     ReportedState,
     StateMessage,
     Telemetry,
     decode,
+    decode_blob_part,
     decode_chunk,
     is_name,
     parse_topic,
@@ -29,27 +32,24 @@ from edgeinfer.sync.messages import (
 __all__ = ["Body", "Evicted", "Inbound", "Results", "Undecodable", "read_message"]
 
 _INT64 = 1 << 63
-_MAX_RESULTS_A_TOMBSTONE = 1 << 32
 _MAX_REASON = 200
 _MAX_GROUPS = 64
 _MAX_DEPTH = 16
 
 
 class Results(msgspec.Struct, frozen=True):
-    """A chunk, decoded: results `first_seq`, `first_seq + 1`, ... of `epoch`."""
+    """A chunk that can be read, as it came, and what it is indexed by."""
 
-    pipeline: str
     epoch: int
-    first_seq: int
-    results: list[Result]
+    chunk: StoredChunk
+    summary: Summary
 
 
 class Evicted(msgspec.Struct, frozen=True):
-    """A tombstone: `n` results from `first_seq` on are gone from the device, and why."""
+    """A tombstone: results are gone from the device, and why. Their time is `chunk.t0_ns`, 0 where it is not said."""
 
     epoch: int
-    first_seq: int
-    n: int
+    chunk: StoredChunk
     reason: str
 
 
@@ -58,12 +58,24 @@ class Undecodable(msgspec.Struct, frozen=True):
     again would not help, so it must not hold up what follows."""
 
     epoch: int
-    first_seq: int
-    n: int
+    chunk: StoredChunk
     reason: str
 
 
-Body = StateMessage | Birth | ReportedState | Telemetry | JobStatus | BlobRequest | Results | Evicted | Undecodable
+Body = (
+    StateMessage
+    | Birth
+    | ReportedState
+    | Telemetry
+    | JobStatus
+    | BlobRequest
+    | BlobPart
+    | CommandResult
+    | LogLines
+    | Results
+    | Evicted
+    | Undecodable
+)
 
 
 class Inbound(msgspec.Struct, frozen=True):
@@ -71,20 +83,19 @@ class Inbound(msgspec.Struct, frozen=True):
     body: Body
 
 
-_CONTROL: dict[str, type[StateMessage | Birth | ReportedState | Telemetry | BlobRequest]] = {
+_CONTROL: dict[str, type[StateMessage | Birth | ReportedState | Telemetry | BlobRequest | CommandResult | LogLines]] = {
     "up/state": StateMessage,
     "up/birth": Birth,
     "up/reported": ReportedState,
     "up/tel": Telemetry,
     "up/get": BlobRequest,
+    "up/cmdres": CommandResult,
+    "up/log": LogLines,
 }
 
 
-def read_message(topic: str, payload: bytes, *, tenant: str) -> Inbound | None:
-    """The message, or None for a topic that this console has no use for.
-
-    Raises MessageError for whatever is not what its topic promises.
-    """
+def read_message(topic: str, payload: bytes, *, tenant: str) -> Inbound:
+    """Raises MessageError for whatever is not what its topic promises."""
     name = parse_topic(topic)
     if name.tenant != tenant:
         raise MessageError(f"expected tenant {tenant}, found {name.tenant!r}")
@@ -94,8 +105,8 @@ def read_message(topic: str, payload: bytes, *, tenant: str) -> Inbound | None:
         return Inbound(name.device, _read_chunk(name.rest, payload))
     if name.rest.startswith("up/job/"):
         return Inbound(name.device, _read_job(name.rest, payload))
-    if name.rest.startswith(("up/log", "up/cmdres")):
-        return None
+    if name.rest == "up/blob":
+        return Inbound(name.device, decode_blob_part(payload))
     raise MessageError(f"expected a known topic, found {name.rest[:80]!r}")
 
 
@@ -140,26 +151,29 @@ def _read_job(rest: str, payload: bytes) -> JobStatus:
 
 
 def _read_chunk(rest: str, payload: bytes) -> Results | Evicted | Undecodable:
-    chunk = decode_chunk(payload)
-    if chunk.first_seq < 1:
+    message = decode_chunk(payload)
+    if message.first_seq < 1:
         raise MessageError("expected sequence numbers from 1 on, found 0")
     pipeline = valid_pipeline(rest)
-    if chunk.codec != TOMBSTONE and chunk.n > MAX_RESULTS:
-        raise MessageError(f"expected at most {MAX_RESULTS} results in a chunk, found a claim of {chunk.n}")
+    if message.codec != TOMBSTONE and message.n > MAX_RESULTS:
+        raise MessageError(f"expected at most {MAX_RESULTS} results in a chunk, found a claim of {message.n}")
+    chunk = StoredChunk(
+        message.first_seq, message.n, 0, pipeline, message.codec, message.crc, message.body, message.link
+    )
     try:
-        return _decode_body(pipeline, chunk)
+        if chunk.codec == TOMBSTONE:
+            return _read_tombstone(message.epoch, chunk)
+        return Results(message.epoch, chunk, _summary(chunk))
     except (CodecError, MessageError) as error:  # the CRC is right: this is what the device holds
-        return Undecodable(chunk.epoch, chunk.first_seq, chunk.n, error.message[:_MAX_REASON])
+        return Undecodable(message.epoch, chunk, error.message[:_MAX_REASON])
 
 
-def _decode_body(pipeline: str, chunk: ChunkMessage) -> Results | Evicted:
-    """Raises CodecError and MessageError."""
-    if chunk.codec == TOMBSTONE:
-        return Evicted(chunk.epoch, chunk.first_seq, chunk.n, _tombstone_reason(chunk.body))
-    results = decode_results(chunk.codec, chunk.body, n=chunk.n)
-    for result in results:
-        _check_numbers(result)
-    return Results(pipeline, chunk.epoch, chunk.first_seq, results)
+def _summary(chunk: StoredChunk) -> Summary:
+    """Raises CodecError and MessageError for a chunk that could not be read later."""
+    if chunk.codec == JSON:
+        for result in decode_results(chunk.codec, chunk.body, n=chunk.n):
+            _check_numbers(result)
+    return summarize(chunk.codec, chunk.body, n=chunk.n)
 
 
 def _check_numbers(result: Result) -> None:
@@ -170,10 +184,15 @@ def _check_numbers(result: Result) -> None:
         raise MessageError("expected numbers of at most 64 bits in a result")
 
 
-def _tombstone_reason(body: bytes) -> str:
+def _read_tombstone(epoch: int, chunk: StoredChunk) -> Evicted:
     try:
-        document = msgspec.json.decode(body)
+        document = msgspec.json.decode(chunk.body)
     except MALFORMED as error:
         raise MessageError(f"expected a reason in a tombstone: {error}") from error
-    reason = document.get("reason", "") if isinstance(document, dict) else ""
-    return str(reason)[:_MAX_REASON]
+    if not isinstance(document, dict):
+        document = {}
+    t0_ns = document.get("t0_ns", 0)
+    if not isinstance(t0_ns, int) or not -_INT64 <= t0_ns < _INT64:
+        t0_ns = 0
+    reason = str(document.get("reason", ""))[:_MAX_REASON]
+    return Evicted(epoch, msgspec.structs.replace(chunk, t0_ns=t0_ns), reason)

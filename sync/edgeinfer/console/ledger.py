@@ -5,6 +5,8 @@ device can never send it), undecodable (it came whole, but nobody here can read 
 but the last is *settled*; `contiguous` is the highest number up to which all are settled, and what the console
 acknowledges.
 
+`conflicts` counts chunks that were refused because they belie what is stored; they settle nothing.
+
     ledger = Ledger()
     new = ledger.settle(1, 100)             # ((1, 100),): the numbers not settled before
     new = ledger.settle(51, 100)            # ((101, 150),), and 50 duplicates counted
@@ -32,6 +34,7 @@ class Ledger:
         evicted: int = 0,
         missing: int = 0,
         undecodable: int = 0,
+        conflicts: int = 0,
     ) -> None:
         self.contiguous = contiguous
         self._ranges: list[Range] = sorted(ranges)
@@ -40,6 +43,7 @@ class Ledger:
         self.evicted = evicted
         self.missing = missing
         self.undecodable = undecodable
+        self.conflicts = conflicts
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -82,6 +86,26 @@ class Ledger:
         self.missing += _size(new)
         return new
 
+    def is_settled(self, number: int) -> bool:
+        if number <= self.contiguous:
+            return number > 0
+        place = bisect_left(self._ranges, number, key=lambda pair: pair[1])
+        return place < len(self._ranges) and self._ranges[place][0] <= number
+
+    def unsettled(self, first: int, last: int) -> tuple[Range, ...]:
+        """The parts of first..last that are not settled."""
+        found: list[Range] = []
+        at = max(first, self.contiguous + 1)
+        for start, end in self._ranges[self._first_touching(at) :]:
+            if at > last or start > last:
+                break
+            if start > at:
+                found.append((at, start - 1))
+            at = max(at, end + 1)
+        if at <= last:
+            found.append((at, last))
+        return tuple(found)
+
     def gaps(self, limit: int) -> tuple[Range, ...]:
         """The first `limit` unsettled ranges below the highest settled number."""
         found: list[Range] = []
@@ -97,24 +121,10 @@ class Ledger:
         return self.highest - self.contiguous - _size(self._ranges)
 
     def _settle(self, first: int, last: int) -> tuple[Range, ...]:
-        new = self._unsettled(first, last)
+        new = self.unsettled(first, last)
         if new:
             self._merge(first, last)
         return new
-
-    def _unsettled(self, first: int, last: int) -> tuple[Range, ...]:
-        """The parts of first..last that are not settled."""
-        found: list[Range] = []
-        at = max(first, self.contiguous + 1)
-        for start, end in self._ranges[self._first_touching(at) :]:
-            if at > last or start > last:
-                break
-            if start > at:
-                found.append((at, start - 1))
-            at = max(at, end + 1)
-        if at <= last:
-            found.append((at, last))
-        return tuple(found)
 
     def _merge(self, first: int, last: int) -> None:
         low = self._first_touching(first)

@@ -6,18 +6,28 @@ the true one, and the counts of any stretch of time simply add up.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeinfer.console.repository.base import Bucket, StoredResult
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.console.repository.base import Bucket
+from edgeinfer.runtime.codec import Summary
 from edgeinfer.runtime.results import OF_A_FRAME
 
-__all__ = ["RESOLUTIONS_S", "bucket_results", "latency_class", "percentile_us", "points", "resolution_for", "totals"]
+__all__ = ["RESOLUTIONS_S", "Tally", "latency_class", "percentile_us", "points", "resolution_for", "totals"]
 
 RESOLUTIONS_S = (1, 60)
 # Seconds are kept for this long; minutes for good.
 FINE_KEPT_S = 2 * 3600
 _CLASSES_A_DOUBLING = 8
+# A latency has 63 bits.
+_MAX_CLASSES = 512
+# Of one transaction. Who claims results of so many different minutes makes them up, and charts can do without.
+_MAX_BUCKETS = 20_000
+# By kind; those that are numbered higher are of no frame.
+_OF_A_FRAME = np.array([kind in OF_A_FRAME for kind in range(max(OF_A_FRAME) + 2)])
 _POINTS = 180
 
 
@@ -36,18 +46,44 @@ def percentile_us(latencies: Mapping[int, int], fraction: float) -> float | None
     return None
 
 
-def bucket_results(results: Iterable[StoredResult]) -> list[Bucket]:
-    """Count results of models (not frame counts or events) into buckets of every resolution."""
-    found: dict[tuple[str, str, int, int], Counter[int]] = {}
-    for result in results:
-        if result.kind not in OF_A_FRAME:
-            continue
-        second = result.t_ns // 1_000_000_000
-        number = latency_class(result.latency_us)
+class Tally:
+    """Counts results of models (not frame counts or events) into buckets of every resolution.
+
+    What is made before `fine_since_s` is counted in minutes only: its seconds would be dropped at once.
+    """
+
+    def __init__(self, *, fine_since_s: int) -> None:
+        self._fine_since_s = fine_since_s
+        self._found: dict[tuple[str, str, int, int], dict[int, int]] = {}
+
+    def add(self, device: str, pipeline: str, summary: Summary) -> None:
+        of_a_frame = _OF_A_FRAME.take(summary.kind, mode="clip")
+        if not of_a_frame.any():
+            return
+        seconds = summary.t_ns[of_a_frame] // 1_000_000_000
+        classes = _classes(summary.latency_us[of_a_frame])
         for resolution_s in RESOLUTIONS_S:
-            key = (result.device, result.pipeline, resolution_s, second - second % resolution_s)
-            found.setdefault(key, Counter())[number] += 1
-    return [Bucket(*key, latencies.total(), dict(latencies)) for key, latencies in found.items()]
+            times = seconds - seconds % resolution_s
+            # Each pair of time and class as one number, so that equal pairs can be counted.
+            keys, counts = np.unique(times * _MAX_CLASSES + classes, return_counts=True)
+            for key, n in zip(keys.tolist(), counts.tolist(), strict=True):
+                t_s, number = divmod(key, _MAX_CLASSES)
+                place = (device, pipeline, resolution_s, t_s)
+                if resolution_s == 1 and t_s < self._fine_since_s:
+                    continue
+                if place not in self._found and len(self._found) >= _MAX_BUCKETS:
+                    continue
+                latencies = self._found.setdefault(place, {})
+                latencies[number] = latencies.get(number, 0) + n
+
+    def buckets(self) -> list[Bucket]:
+        return [Bucket(*key, sum(latencies.values()), latencies) for key, latencies in self._found.items()]
+
+
+def _classes(latency_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """`latency_class` of each."""
+    classes: npt.NDArray[np.int64] = np.rint(_CLASSES_A_DOUBLING * np.log2(np.maximum(1, latency_us))).astype(np.int64)
+    return classes
 
 
 def resolution_for(minutes: int) -> tuple[int, int]:

@@ -52,7 +52,11 @@ def page_address(web: WebConfig, listener: socket.socket) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edgeinfer console", description="The fleet side: ingest, page, rollouts.")
+    parser = argparse.ArgumentParser(
+        prog="edgeinfer console",
+        description="The fleet side: ingest, page, rollouts.",
+        epilog="Of a console that runs: edgeinfer console audit DEVICE, console logs DEVICE, console import DIR.",
+    )
     parser.add_argument("--config", default=_DEFAULT_CONFIG, metavar="FILE", help="console.toml")
     parser.add_argument("--json", action="store_true", help="print the page's address as one JSON document")
     return parser

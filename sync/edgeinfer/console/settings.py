@@ -68,6 +68,10 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     # Ranges held beyond a gap; an honest agent has fewer than its window.
     max_ranges: Annotated[int, msgspec.Meta(ge=1)] = 1000
     max_pipelines: Annotated[int, msgspec.Meta(ge=1)] = 256
+    # Pictures and windows that devices send: one, all of a device, all together. Of more, the oldest go.
+    max_blob_bytes: Annotated[int, msgspec.Meta(ge=0)] = 32 << 20
+    max_device_blob_bytes: Annotated[int, msgspec.Meta(ge=0)] = 512 << 20
+    max_all_blob_bytes: Annotated[int, msgspec.Meta(ge=0)] = 16 << 30
 
 
 class ConsoleConfig(Section, frozen=True, kw_only=True):
@@ -84,6 +88,12 @@ class ConsoleConfig(Section, frozen=True, kw_only=True):
         if not is_name(self.tenant):
             raise ConfigError(
                 f"tenant: expected a name of letters, digits and _.- (at most 64), found {self.tenant[:80]!r}"
+            )
+        limits = self.limits
+        if not limits.max_blob_bytes <= limits.max_device_blob_bytes <= limits.max_all_blob_bytes:
+            raise ConfigError(
+                "limits: expected max_blob_bytes <= max_device_blob_bytes <= max_all_blob_bytes, found"
+                f" {limits.max_blob_bytes}, {limits.max_device_blob_bytes}, {limits.max_all_blob_bytes}"
             )
         if not is_loopback(self.web.host) and not self.web.token_file:
             raise ConfigError(

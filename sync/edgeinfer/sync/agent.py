@@ -17,27 +17,20 @@ from pathlib import Path
 
 import msgspec
 
-from edgeinfer.runtime.errors import BrokerError, BufferStorageError, ConfigError, ConsoleError, MessageError
+from edgeinfer.runtime.errors import BrokerError, BufferStorageError, ConsoleError
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.runtime.locking import lock, unlock
-from edgeinfer.sync.daemon_view import DaemonView
-from edgeinfer.sync.jobs import JobReporter
+from edgeinfer.sync.allowance import Priority
+from edgeinfer.sync.log_ring import listening
 from edgeinfer.sync.loglimit import LogLimit
-from edgeinfer.sync.messages import MAX_CONTROL_BYTES, MAX_RANGE_BYTES, parse_topic, topic
-from edgeinfer.sync.mqtt import MqttLink
-from edgeinfer.sync.reporting import Reporter, state_message
+from edgeinfer.sync.parts import Parts
 from edgeinfer.sync.settings import SyncConfig
-from edgeinfer.sync.updates import Updates
-from edgeinfer.sync.uploader import Uploader
 
 __all__ = ["Agent", "DrainReport"]
 
 _log = logging.getLogger(__name__)
 
 _IDLE_WAIT_S = 0.2
-# Messages taken in one turn, so that a flood from the network cannot starve the upload.
-_MESSAGES_A_TURN = 64
-_FAREWELL_S = 0.5
 # A signal is noticed once a turn, and the service has two seconds to end.
 _STORAGE_WAIT_S = 0.5
 # How long `--once` gives a live daemon to take up an assignment that has just come.
@@ -83,7 +76,8 @@ class Agent:
         stop: threading.Event | None = None,
         on_turn: Callable[[], None] = lambda: None,
     ) -> DrainReport:
-        """Send all that the buffer holds now, finish a download that is under way, report, and leave.
+        """Send all that the buffer holds now, finish a download that is under way, report, and leave. What a data
+        budget holds back is left for another time.
 
         `timeout_s` is for the time without any progress; `stop` and `on_turn` are as for `run`. Raises
         BrokerError when the broker, ConsoleError when the console does not answer within it,
@@ -93,7 +87,7 @@ class Agent:
         stopped = stop or threading.Event()
         with self._open() as parts:
             _wait_connected(parts, stopped, timeout_s, on_turn)
-            target = parts.uploader.durable_seq() or 0
+            target = parts.way.durable_seq() or 0
             progress, progress_s = parts.progress(), time.monotonic()
             settled_s = progress_s
             while not stopped.is_set():
@@ -104,31 +98,35 @@ class Agent:
                     progress, progress_s = parts.progress(), now_s
                 if parts.awaits_daemon and now_s - settled_s < _SETTLE_S:
                     continue
-                if parts.uploader.acked_seq >= target and not parts.updates.downloading and parts.jobs.idle:
+                if _is_drained(parts, target, now_s):
                     break
                 if now_s - progress_s > timeout_s:
                     raise _no_answer(parts, target, timeout_s)
+            if parts.way.acked_seq < target:
+                _log.warning(
+                    "event=left_for_later network=%s acknowledged=%d", parts.meter.network, parts.way.acked_seq
+                )
             parts.reporter.report_now()
             parts.link.flush(min(timeout_s, 5.0))
             row = parts.view.row
             return DrainReport(
-                sent=parts.uploader.sent_results,
-                acknowledged=parts.uploader.acknowledged_results,
-                bytes=parts.uploader.sent_bytes,
+                sent=parts.way.sent_results,
+                acknowledged=parts.way.acknowledged_results,
+                bytes=parts.way.sent_bytes,
                 seconds=round(time.monotonic() - began_s, 3),
                 update="IDLE" if row is None else row.state,
             )
 
     @contextmanager
-    def _open(self) -> Iterator["_Parts"]:
+    def _open(self) -> Iterator[Parts]:
         config = self.config
         path = Path(config.state_dir) / "sync.db"
         # Two agents would throw each other off the broker, which knows them by one name.
         held = lock(path, hint="is an agent already running with this state_dir?")
         try:
-            with SyncDb(path) as db:
-                parts = _Parts(config, db, session=self._session, complain=self._complain)
-                parts.link.start()
+            with listening() as ring, SyncDb(path) as db:
+                parts = Parts(config, db, session=self._session, ring=ring, complain=self._complain)
+                parts.start()
                 try:
                     yield parts
                 finally:
@@ -142,130 +140,21 @@ class Agent:
             _log.warning("event=trouble where=%s reason=%r held_back=%d", key, reason, held)
 
 
-class _Parts:
-    """What an agent is made of while it works."""
-
-    def __init__(self, config: SyncConfig, db: SyncDb, *, session: str, complain: Callable[[str, str], None]) -> None:
-        def name(rest: str) -> str:
-            return topic(config.tenant, config.device, rest)
-
-        self._complain = complain
-        self._config = config
-        self._db = db
-        self._state_topic = name("up/state")
-        self._offline = state_message(session, online=False)
-        self._generation = 0
-        self.link = MqttLink(
-            config.broker,
-            client_id=f"edgeinfer-{config.tenant}-{config.device}",
-            will=(self._state_topic, self._offline),
-            subscriptions=[
-                (name("down/ack"), 1),
-                (name("down/desired"), 1),
-                (name("down/job/+"), 1),
-                (name("down/data"), 0),
-            ],
-            max_packet_bytes=MAX_RANGE_BYTES + MAX_CONTROL_BYTES,
-            max_inbound=256,
-        )
-        self.view = DaemonView(Path(config.runtime_dir))
-        self.uploader = Uploader(config, db, self.link)
-        self.updates = Updates(config, db, self.link, self.view)
-        self.jobs = JobReporter(config, db, self.link)
-        self.reporter = Reporter(config, self.link, self.view, self.uploader, session=session)
-
-    @property
-    def awaits_daemon(self) -> bool:
-        """Whether there is a wish that the daemon has not taken up yet."""
-        desired, row = self._db.desired(), self.view.row
-        return desired is not None and row is not None and row.desired_version < desired.version
-
-    def _check_device(self) -> None:
-        """One device's results must never be sent under another's name."""
-        named = self.view.status.device
-        if named and named != self._config.device:
-            raise ConfigError(
-                f"expected the agent to be for device {named!r}, as the daemon in {self._config.runtime_dir} is, "
-                f"found {self._config.device!r}",
-                hint="write the same name into edgeinfer.toml and sync.toml",
-            )
-
-    def turn(self, wait_s: float) -> None:
-        """One turn of the loop; waits up to `wait_s` for a message. Raises BufferStorageError, ConfigError."""
-        now_s = time.monotonic()
-        self._follow_link(now_s)
-        self.view.poll(now_s)
-        self._check_device()
-        self.uploader.step(now_s)
-        online = self._generation != 0  # and has said so: the first word on a connection is `up/state`
-        self.updates.step(now_s, online=online)
-        if online:
-            self.jobs.step(self.view.row, offset=self.updates.offset, now_s=now_s)
-            self.reporter.step(now_s)
-        if self.updates.verifying:
-            wait_s = 0.0
-        for _ in range(_MESSAGES_A_TURN):
-            message = self.link.receive(wait_s)
-            if message is None:
-                break
-            self._take(*message)
-            wait_s = 0.0
-
-    def progress(self) -> tuple[int, ...]:
-        """Changes whenever something got further."""
-        return (
-            self.uploader.acked_seq,
-            self.updates.offset,
-            self.updates.verified_bytes,
-            self.jobs.acknowledged,
-            self.link.generation,
-        )
-
-    def close(self) -> None:
-        """Say goodbye and make everything durable, within a second."""
-        if self.link.publish(self._state_topic, self._offline, qos=1, retain=True):
-            self.link.flush(_FAREWELL_S)
-        self.link.stop(_FAREWELL_S)
-        self.updates.close()
-        self.view.close()
-        try:
-            self.uploader.close(time.monotonic())
-        except BufferStorageError as error:
-            _log.warning("event=progress_not_saved reason=%r", str(error))
-
-    def _follow_link(self, now_s: float) -> None:
-        generation = self.link.generation if self.link.connected else 0
-        if generation == self._generation:
-            return
-        self._generation = generation
-        if generation == 0:
-            self.uploader.lost()
-            return
-        self.reporter.connected()
-        self.uploader.connected(now_s)
-        self.updates.connected()
-        self.jobs.connected()
-
-    def _take(self, name: str, payload: bytes) -> None:
-        """Act on a message. Whatever else lies on these topics is ignored, and said once in a while."""
-        try:
-            rest = parse_topic(name).rest
-            if rest == "down/ack":
-                self.uploader.acknowledge(payload, time.monotonic())
-            elif rest == "down/desired":
-                self.jobs.console_spoke()
-                self.updates.desired(payload)
-            elif rest == "down/data":
-                self.updates.data(payload)
-            elif rest.startswith("down/job/"):
-                self.jobs.acknowledge(payload)
-        except MessageError as error:
-            self._complain(name.rpartition("/")[2], error.message[:300])
+def _is_drained(parts: Parts, target: int, now_s: float) -> bool:
+    """Whether nothing is left that may go and that somebody takes. Where results go through a sink, the broker may be
+    away."""
+    if parts.way.acked_seq < target and (parts.way.busy or not parts.meter.closed(Priority.RESULTS, now_s)):
+        return False
+    if not parts.needs_broker and not parts.link.connected:
+        return True
+    is_downloading = parts.updates.downloading and not parts.meter.closed(Priority.UPDATES, now_s)
+    return not is_downloading and parts.jobs.idle and parts.blobs.idle
 
 
-def _wait_connected(parts: _Parts, stop: threading.Event, timeout_s: float, on_turn: Callable[[], None]) -> None:
+def _wait_connected(parts: Parts, stop: threading.Event, timeout_s: float, on_turn: Callable[[], None]) -> None:
+    """A sink has no connection to wait for: it is tried with the first results."""
     deadline_s = time.monotonic() + timeout_s
-    while not (parts.link.connected or stop.is_set()):
+    while parts.needs_broker and not (parts.link.connected or stop.is_set()):
         if time.monotonic() > deadline_s:
             broker = parts.link.address
             raise BrokerError(
@@ -277,13 +166,15 @@ def _wait_connected(parts: _Parts, stop: threading.Event, timeout_s: float, on_t
     parts.turn(0.0)
 
 
-def _no_answer(parts: _Parts, target: int, timeout_s: float) -> BrokerError | ConsoleError:
-    if not parts.link.connected:
+def _no_answer(parts: Parts, target: int, timeout_s: float) -> BrokerError | ConsoleError:
+    if parts.way.trouble and parts.way.acked_seq < target:
+        return ConsoleError(parts.way.trouble)
+    if not parts.link.connected and parts.needs_broker:
         return BrokerError(f"{parts.link.address}: connection lost: {parts.link.last_error or 'no answer'}")
     hint = "is the console running, on the same broker and for the same tenant?"
-    if parts.uploader.acked_seq < target:
+    if parts.way.acked_seq < target:
         return ConsoleError(
-            f"expected the console to acknowledge {target}, found {parts.uploader.acked_seq} "
+            f"expected the console to acknowledge {target}, found {parts.way.acked_seq} "
             f"and nothing new for {timeout_s:g} s",
             hint=hint,
         )

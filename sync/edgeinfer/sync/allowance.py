@@ -14,13 +14,15 @@ class Priority(enum.IntEnum):
     RESULTS = 2
     UPDATES = 3  # ranges of packages that come down
     BLOBS = 4  # snapshots and examples
+    TELEMETRY = 5  # a moment of the device, log lines: lost without harm
 
 
 class Allowance(Protocol):
     """Asked before each message and told after it. Times are seconds of a monotonic clock."""
 
     def room(self, priority: Priority, now_s: float) -> int:
-        """Bytes that may be sent now at this priority; 0: none, ask again later."""
+        """Bytes that may be sent now at this priority; 0: none, ask again later. Above 0 the next message may go
+        whatever its size, else a large one would never go: the following ones wait the longer for it."""
 
     def spent(self, priority: Priority, size: int, now_s: float) -> None:
         """`size` bytes went out (or, for UPDATES, came in)."""

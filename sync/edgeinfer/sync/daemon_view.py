@@ -1,4 +1,4 @@
-"""What the agent knows of the daemon: its update row and its status document, read twice a second."""
+"""What the agent knows of the daemon: its update row and its status document, read when the daemon has written."""
 
 import logging
 from pathlib import Path
@@ -10,12 +10,15 @@ from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import RuntimeDb, UpdateRow
 from edgeinfer.runtime.watched import Watched
+from edgeinfer.sync.changes import Changes
 
 __all__ = ["DaemonStatus", "DaemonView"]
 
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+# Read even where nothing seems to have changed: file systems exist whose times tell nothing.
+_ALWAYS_S = 5.0
 
 
 class DaemonStatus(msgspec.Struct, frozen=True):
@@ -37,7 +40,8 @@ class DaemonView:
         self.row: UpdateRow | None = None
         self.status = DaemonStatus()
         self._db = Watched(runtime_dir / "runtime.db", lambda path: RuntimeDb(path, read_only=True))
-        self._polled_s = float("-inf")
+        self._changes = Changes(runtime_dir / "runtime.db")
+        self._polled_s = self._read_s = float("-inf")
         self._document = b""
 
     def poll(self, now_s: float, *, at_once: bool = False) -> None:
@@ -45,6 +49,9 @@ class DaemonView:
         if not at_once and now_s - self._polled_s < _POLL_S:
             return
         self._polled_s = now_s
+        if not (self._changes.look() or at_once or now_s - self._read_s >= _ALWAYS_S):
+            return
+        self._read_s = now_s
         db = self._db.current()
         if db is None:
             return

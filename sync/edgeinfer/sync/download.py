@@ -6,15 +6,14 @@ computed in slices, because whoever calls has a watchdog to feed and a signal to
 content; the daemon verifies the package before it touches it.
 """
 
-import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 from edgeinfer.runtime.durable import sync_folder
 from edgeinfer.runtime.errors import EdgeInferError
 from edgeinfer.runtime.handoff import Download, SyncDb
+from edgeinfer.sync.file_hash import SLICE_BYTES, FileHash
 from edgeinfer.sync.messages import BlobRange, BlobRequest
 from edgeinfer.sync.transfer import BlobDownload, DownloadConfig, RangeVerdict
 
@@ -23,35 +22,8 @@ __all__ = ["BlobFile"]
 _log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
-_READ_BYTES = 1 << 20
-# A tenth of a second on a small board: 64 MiB of a slow card and a slow hash take a second and a half.
-_SLICE_BYTES = 4 << 20
 # What has to stay free for everything else on the device.
 _SPARE_BYTES = 8 << 20
-
-
-class _Hashing:
-    """The sha256 of a file, a slice at a time. `hashed` counts the bytes so far. Raises OSError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.hashed = 0
-        self._file: BinaryIO = path.open("rb")
-        self._digest = hashlib.sha256()
-
-    def step(self, n_bytes: int) -> str:
-        """Hash the next `n_bytes`; the digest once the end of the file was reached, else nothing."""
-        end = self.hashed + n_bytes
-        while self.hashed < end:
-            block = self._file.read(_READ_BYTES)
-            if not block:
-                return self._digest.hexdigest()
-            self._digest.update(block)
-            self.hashed += len(block)
-        return ""
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class BlobFile:
@@ -72,7 +44,7 @@ class BlobFile:
         self._final = folder / f"{sha256}.edgepkg"
         self._attempts = 0
         self._file = -1
-        self._hashing: _Hashing | None = None
+        self._hashing: FileHash | None = None
         self._transfer = BlobDownload(config, sha256=sha256, size=size)
         self._checkpoint = 0
         try:
@@ -101,16 +73,16 @@ class BlobFile:
     def ended(self) -> bool:
         return self.done or bool(self.error)
 
-    def requests(self, now_s: float) -> list[BlobRequest]:
-        return [] if self.ended or self.verifying else self._transfer.requests(now_s)
+    def requests(self, now_s: float, *, room: int = 1 << 62) -> list[BlobRequest]:
+        return [] if self.ended or self.verifying else self._transfer.requests(now_s, room=room)
 
     def forget_requests(self) -> None:
         """The connection was lost: what was asked for has to be asked for again."""
         self._transfer.forget_requests()
 
-    def receive(self, answer: BlobRange) -> RangeVerdict:
+    def receive(self, answer: BlobRange, now_s: float) -> RangeVerdict:
         """Take a range from the console; writes it, and finishes the file with the last one."""
-        verdict = RangeVerdict.UNASKED if self.ended or self.verifying else self._transfer.receive(answer)
+        verdict = RangeVerdict.UNASKED if self.ended or self.verifying else self._transfer.receive(answer, now_s)
         try:
             if verdict is RangeVerdict.TAKEN:
                 self._write(answer)
@@ -122,7 +94,7 @@ class BlobFile:
             self._fail(f"{self._part}: cannot be written: {error.strerror or error}")
         return verdict
 
-    def verify(self, n_bytes: int = _SLICE_BYTES) -> None:
+    def verify(self, n_bytes: int = SLICE_BYTES) -> None:
         """Hash the next slice; at the end of the file it becomes the package, or is fetched again."""
         hashing = self._hashing
         if hashing is None:
@@ -151,7 +123,7 @@ class BlobFile:
         self._part.parent.mkdir(parents=True, exist_ok=True)
         self._remove_others()
         if self._final.is_file() and self._final.stat().st_size == self.size:
-            self._hashing = _Hashing(self._final)
+            self._hashing = FileHash(self._final)
         else:
             self._resume_part()
 
@@ -188,7 +160,7 @@ class BlobFile:
     def _begin_hashing(self) -> None:
         """All bytes are there."""
         self._save()
-        self._hashing = _Hashing(self._part)
+        self._hashing = FileHash(self._part)
 
     def _verified(self, path: Path, found: str) -> None:
         if found == self.sha256:

@@ -9,6 +9,7 @@ import msgspec
 
 from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.handoff import SyncDb, UpdateRow
+from edgeinfer.sync.allowance import UNLIMITED, Allowance, Priority
 from edgeinfer.sync.messages import JobAck, JobStatus, decode, encode, is_name, topic
 from edgeinfer.sync.mqtt import MqttLink
 from edgeinfer.sync.settings import SyncConfig
@@ -53,10 +54,11 @@ class _End(msgspec.Struct):
 class JobReporter:
     """`acknowledged` counts the ends that the console has acknowledged to this object."""
 
-    def __init__(self, config: SyncConfig, db: SyncDb, link: MqttLink) -> None:
+    def __init__(self, config: SyncConfig, db: SyncDb, link: MqttLink, allowance: Allowance = UNLIMITED) -> None:
         self._config = config
         self._db = db
         self._link = link
+        self._allowance = allowance
         self._published: JobStatus | None = None
         self._published_s = float("-inf")
         self._told: set[str] = set()
@@ -94,7 +96,7 @@ class JobReporter:
         self._say_ends(row.job, now_s)
         if status is None or status.job in self._ends:
             return
-        if self._is_news(status, now_s) and self._say(status):
+        if self._is_news(status, now_s) and self._say(status, now_s):
             self._published, self._published_s = status, now_s
 
     def acknowledge(self, raw: bytes) -> None:
@@ -124,7 +126,7 @@ class JobReporter:
 
     def _say_ends(self, current: str, now_s: float) -> None:
         for end in self._ends.values():
-            if now_s >= end.due_s and self._say(end.status):
+            if now_s >= end.due_s and self._say(end.status, now_s):
                 end.due_s = now_s + end.waits.next()
                 if end.status.job == current:
                     self._published, self._published_s = end.status, now_s
@@ -135,9 +137,12 @@ class JobReporter:
             return True
         return status != last and now_s - self._published_s >= _PROGRESS_INTERVAL_S
 
-    def _say(self, status: JobStatus) -> bool:
-        name = topic(self._config.tenant, self._config.device, f"up/job/{status.job}")
-        return self._link.publish(name, encode(status), qos=1)
+    def _say(self, status: JobStatus, now_s: float) -> bool:
+        name, raw = topic(self._config.tenant, self._config.device, f"up/job/{status.job}"), encode(status)
+        if not self._link.publish(name, raw, qos=1):
+            return False
+        self._allowance.spent(Priority.CONTROL, len(raw), now_s)
+        return True
 
     def _is_told(self, job: str) -> bool:
         if job not in self._told and self._db.counter(f"job:{job}"):

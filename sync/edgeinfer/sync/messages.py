@@ -69,8 +69,8 @@ _CHUNK_HEADER = struct.Struct(">2sBBQQI")
 _CHUNK_CHECK = struct.Struct(">I")
 # magic, version, reserved, sha256 of the blob, offset, total bytes of the blob, crc32 of the range
 _RANGE_HEADER = struct.Struct(">2sBx32sQQI")
-# magic, version, reserved, sha256 of the blob, offset, total bytes of the blob, bytes of the label; then the check: crc32
-# of all before it and of all that follows it, xor.
+# magic, version, reserved, sha256 of the blob, offset, total bytes of the blob, bytes of the label; then the check:
+# crc32 of all before it and of all that follows it, xor.
 _PART_HEADER = struct.Struct(">2sBx32sQQH")
 
 Seq = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -109,12 +109,15 @@ class Birth(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ReportedState(msgspec.Struct, frozen=True, omit_defaults=True):
     """`up/reported`, retained. `models` maps a model's name to `{version, digest, variant}`; `audit` holds
-    the device's own counts (made, durable, sent, acknowledged, evicted)."""
+    the device's own counts (made, durable, sent, acknowledged, evicted). `conflict` is `Ack.conflict`, as it arrived
+    here. `usage` is the data of the day in bytes: by network, and there by what was sent."""
 
     version: Seq
     models: dict[str, dict[str, str]] = {}
     pipelines: dict[str, dict[str, Any]] = {}
     audit: dict[str, Any] = {}
+    conflict: Seq = 0
+    usage: dict[str, dict[str, int]] = {}
 
 
 class ChunkMessage(msgspec.Struct, frozen=True):
@@ -135,7 +138,9 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
     below what has been stored beyond it, the lowest first. `highest` is the highest number that is stored: with
     `complete`, all between `seq` and it that lies in no gap is stored; else only what lies below the end of the last
     gap. `conflict` is not 0 where the console holds another result under that number than this device sent: two
-    devices have one name and one buffer."""
+    devices have one name and one buffer. `link`, in hex, is that of the hash chain after result `seq`, where the
+    console knows it: a device that has another there must not take this for its own. `duplicates` counts the results
+    of the epoch that came more than once."""
 
     epoch: Seq
     seq: Seq
@@ -143,6 +148,8 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
     highest: Seq = 0
     complete: bool = True
     conflict: Seq = 0
+    link: ShortText = ""
+    duplicates: Seq = 0
 
 
 class Assignment(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The link to the broker that the agent and the console share: MQTT 5 or 3.1.1, over paho.
+"""The link to the broker that the agent and the console share: MQTT 5 or 3.1.1.
 
     link = MqttLink(BrokerConfig(), client_id="dev-1", will=None, subscriptions=[("ei/v1/default/d/dev-1/down/#", 1)])
     link.start()
@@ -6,13 +6,15 @@
     message = link.receive(timeout_s=0.5)
     link.stop()
 
-A broker that is away is a state, not an error: the link tries again with random, growing, capped waits, refuses
-to publish meanwhile, and forgets what was in flight when the connection broke. Whoever needs delivery resends
-after `generation` has changed. The queue in here is for bursts; it is never storage.
+A broker that is away is a state, not an error: the link tries again, or another broker, with random, growing, capped
+waits, refuses to publish meanwhile, and forgets what was in flight when the connection broke. Whoever needs delivery
+resends after `generation` has changed. The queue in here is for bursts; it is never storage.
+
+A peer that has vanished without a word is found within two keep-alives: one of silence, and one for the answer to a
+ping; so is a broker that answers pings and confirms nothing.
 """
 
 import logging
-import random
 import threading
 import time
 from collections import deque
@@ -21,24 +23,28 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from edgeinfer.runtime.errors import BrokerError
-from edgeinfer.sync.connection import BrokerConfig, Confirmed, Connected, Connection, Lost, Note, Received, Subscribed
+from edgeinfer.sync.broker import BrokerConfig
+from edgeinfer.sync.connection import Connection
 from edgeinfer.sync.inbox import Inbox
+from edgeinfer.sync.loglimit import LogLimit
+from edgeinfer.sync.lookout import Lookout
 from edgeinfer.sync.messages import MAX_CHUNK_BYTES
+from edgeinfer.sync.notes import Confirmed, Connected, Lost, Note, Received, Subscribed
+from edgeinfer.sync.outbox import Complaint, Outbox, Outgoing
+from edgeinfer.sync.reasons import FAILURE, NOBODY_LISTENS, after, describe
+from edgeinfer.sync.reconnect import Reconnect
 
-__all__ = ["BrokerConfig", "MqttLink", "Ticket"]
+__all__ = ["BrokerConfig", "Complaint", "MqttLink", "Ticket"]
 
 _log = logging.getLogger(__name__)
 
-_FIRST_WAIT_S = 0.25
-_TURN_S = 0.5
-# A connection that lasted this long was a good one: the waits start again from the first.
-_STABLE_S = 5.0
+# Connected, the network thread wakes for work and for keep-alives alone.
+_HANDSHAKE_TURN_S = 0.5
 # CONNACK and SUBACK have to come within this, or the peer is no broker.
 _HANDSHAKE_S = 10.0
-_MAX_WAITING = 1000
 # Fixed header, lengths, packet number, properties.
 _PACKET_OVERHEAD_BYTES = 32
-_MAX_OUTGOING_BYTES = 16 << 20
+_MAX_COMPLAINTS = 100
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -48,18 +54,13 @@ class Ticket(msgspec.Struct, frozen=True):
     number: int
 
 
-class _Outgoing(msgspec.Struct, frozen=True):
-    topic: str
-    payload: bytes
-    retain: bool
-
-
 class MqttLink:
     """A connection to the broker that comes back by itself. All methods are safe from any thread.
 
     Args:
-        config: where the broker is.
+        config: where the broker is, and which others there are.
         client_id: unique at the broker; a second client of the same name throws the first one out.
+        identity: the user name that goes with a token where the configuration has none: the device's name.
         will: topic and payload that the broker publishes (QoS 1, retained) when this side vanishes.
         subscriptions: topic filters and their QoS, asked for at every connect before `connected` is true.
         on_change: called by the network thread, without locks held, when `connected` changed.
@@ -74,39 +75,53 @@ class MqttLink:
         client_id: str,
         will: tuple[str, bytes] | None,
         subscriptions: Sequence[tuple[str, int]],
+        identity: str = "",
         on_change: Callable[[], None] | None = None,
         max_packet_bytes: int = MAX_CHUNK_BYTES + (64 << 10),
         max_inbound: int = 1000,
     ) -> None:
-        self._config = config
+        self._brokers = config.in_order
         self._client_id = client_id
+        self._identity = identity
         self._will = will
         self._subscriptions = tuple(subscriptions)
         self._on_change = on_change or (lambda: None)
         self._max_packet_bytes = max_packet_bytes
-        self._inbox = Inbox(max_messages=max_inbound, max_bytes=4 * max_packet_bytes)
+        self._inbox = Inbox(max_messages=max_inbound, max_bytes=4 * max_packet_bytes, on_room=self.push)
+        self._reconnect = Reconnect(
+            brokers=len(self._brokers), longest_s=config.reconnect_max_s, return_after_s=config.return_after_s
+        )
+        self._first_is_back = threading.Event()
+        self._lookout = Lookout(config.host, config.port, self._found_the_first)
+        self._limit = LogLimit()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        # Guards everything below. Held while paho's publish is called; the network thread takes it only
-        # between two turns, when it holds none of paho's locks (see connection.py).
+        # Guards everything below.
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._outbox = Outbox(self._hand_over, quota=0)
+        self._complaints: deque[Complaint] = deque(maxlen=_MAX_COMPLAINTS)
         self._subscription = 0
-        self._in_flight: dict[int, tuple[int, int]] = {}  # packet number: (qos, bytes)
-        self._unconfirmed = 0
-        self._outgoing_bytes = 0
-        self._waiting: deque[_Outgoing] = deque()
-        self._accepted = 0
-        self._confirmed = 0
         self._broker_max_bytes = 0
+        self._takes_retained = True
+        self._broker = self._brokers[0]
         self.connected = False
         self.generation = 0
         self.send_quota = 0
         self.last_error = ""
+        self.local_address = ""
+        self.unheard = False
 
     @property
     def address(self) -> str:
-        return f"{self._config.host}:{self._config.port}"
+        """Of the broker that is connected, or that was tried last."""
+        return self._broker.address
+
+    def owed_s(self, now_s: float) -> float:
+        """For how long the broker has owed the oldest confirmation of a QoS 1 message; 0 where it owes none."""
+        with self._lock:
+            oldest_s = self._outbox.oldest_s()
+        return 0.0 if oldest_s is None else now_s - oldest_s
 
     def start(self) -> None:
         """Begin connecting in the background. Never raises for an absent broker."""
@@ -125,24 +140,49 @@ class MqttLink:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> bool:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int,
+        retain: bool = False,
+        expiry_s: int = 0,
+        alias: bool = False,
+        more: bool = False,
+    ) -> bool:
         """Send a message. False when it was not taken: not connected, too large, or too much on its way already.
 
-        True promises nothing about arrival. QoS 1 messages above the broker's quota wait here for their turn.
+        True promises nothing about arrival. QoS 1 messages above the broker's quota wait here for their turn. In MQTT
+        5, the broker drops the message where it could not deliver it within `expiry_s` (0: never), and `alias` makes
+        it remember the topic, for those that come often; 3.1.1 has neither. With `more` to come, the message need not
+        go before `push`: one that wakes the network thread for itself alone costs as much as ten.
         """
         with self._lock:
-            if not self._accepts(topic, payload, qos):
+            connection = self._connection
+            if not self.connected or connection is None or self._stopping.is_set():
                 return False
+            if not self.fits(topic, len(payload)):
+                limit = self._broker_max_bytes
+                _log.error("event=message_too_large topic=%s bytes=%d limit=%d", topic, len(payload), limit)
+                return False
+            if not self._outbox.has_room(len(payload), besides=connection.unsent_bytes if qos == 0 else 0):
+                return False
+            message = Outgoing(topic, payload, retain and self._takes_retained, expiry_s, alias)
             if qos == 0:
-                return self._hand_over(_Outgoing(topic, payload, retain), qos)
-            message = _Outgoing(topic, payload, retain)
-            if self._unconfirmed >= self.send_quota or self._waiting:
-                self._waiting.append(message)
-                self._outgoing_bytes += len(payload)
-            elif not self._hand_over(message, qos):
-                return False
-            self._accepted += 1
-            return True
+                connection.publish(topic, payload, qos=0, retain=message.retain, expiry_s=expiry_s)
+            else:
+                self._outbox.add(message, time.monotonic())
+        if not more:
+            connection.wake()
+        return True
+
+    def push(self) -> None:
+        """Let go out what was published with `more` to come."""
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            connection.wake()
 
     def fits(self, topic: str, size: int) -> bool:
         """Whether the broker, by its own word, ever takes a message of `size` bytes. True before it has spoken."""
@@ -153,18 +193,28 @@ class MqttLink:
         """The next message (topic, payload), or None after `timeout_s` or when the link changed."""
         return self._inbox.get(timeout_s)
 
+    def wake(self) -> None:
+        """Make whoever waits in `receive` return at once."""
+        self._inbox.wake()
+
+    def complaints(self) -> list[Complaint]:
+        """What the broker refused, and what was on its way when it went, since this was last asked."""
+        if not self._complaints:
+            return []
+        with self._lock:
+            taken = list(self._complaints)
+            self._complaints.clear()
+        return taken
+
     def ticket(self) -> Ticket:
         """The place of the newest QoS 1 message that was taken."""
         with self._lock:
-            return Ticket(self.generation, self._accepted)
+            return Ticket(self.generation, self._outbox.accepted)
 
     def is_confirmed(self, ticket: Ticket) -> bool:
-        """Whether the broker has confirmed all up to `ticket`. Never, once that connection is gone.
-
-        Brokers confirm in the order of arrival [MQTT-4.6.0-2], so a count is enough.
-        """
+        """Whether the broker has confirmed all up to `ticket`. Never, once that connection is gone."""
         with self._lock:
-            return self.connected and self.generation == ticket.generation and self._confirmed >= ticket.number
+            return self.connected and self.generation == ticket.generation and self._outbox.confirmed >= ticket.number
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until the broker has confirmed all QoS 1 messages taken so far. False: it did not in time."""
@@ -175,148 +225,160 @@ class MqttLink:
             pause.wait(0.005)
         return True
 
-    # -- publishing, with the lock held ---------------------------------------------------------------------
+    def _hand_over(self, message: Outgoing) -> int:
+        assert self._connection is not None  # noqa: S101 -- publish() has looked, and notes come from it
+        return self._connection.publish(
+            message.topic,
+            message.payload,
+            qos=1,
+            retain=message.retain,
+            expiry_s=message.expiry_s,
+            alias=message.alias,
+        )
 
-    def _accepts(self, topic: str, payload: bytes, qos: int) -> bool:
-        if not self.connected or self._connection is None or self._stopping.is_set():
-            return False
-        if not self.fits(topic, len(payload)):
-            _log.error(
-                "event=message_too_large topic=%s bytes=%d limit=%d", topic, len(payload), self._broker_max_bytes
-            )
-            return False
-        if self._outgoing_bytes and self._outgoing_bytes + len(payload) > _MAX_OUTGOING_BYTES:
-            return False
-        return qos == 0 or len(self._waiting) < _MAX_WAITING
-
-    def _hand_over(self, message: _Outgoing, qos: int) -> bool:
-        assert self._connection is not None  # noqa: S101 -- _accepts has looked
-        mid = self._connection.publish(message.topic, message.payload, qos=qos, retain=message.retain)
-        if mid == 0:
-            return False
-        self._in_flight[mid] = (qos, len(message.payload))
-        self._outgoing_bytes += len(message.payload)
-        self._unconfirmed += 1 if qos else 0
-        return True
-
-    def _confirm(self, note: Confirmed) -> None:
-        qos, size = self._in_flight.pop(note.mid, (0, 0))
-        self._outgoing_bytes -= size
-        if qos:
-            self._unconfirmed -= 1
-            self._confirmed += 1
-        if note.refused:
-            _log.warning("event=publish_refused reason=%r", note.refused)
-        while self._waiting and self._unconfirmed < self.send_quota:
-            message = self._waiting.popleft()
-            self._outgoing_bytes -= len(message.payload)
-            if not self._hand_over(message, 1):
-                break
+    def _found_the_first(self) -> None:
+        self._first_is_back.set()
+        self.push()
 
     # -- the network thread ---------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        failures = 0
+        said = ("", "")
         while not self._stopping.is_set():
-            began = time.monotonic()
-            reason = self._live_once()
+            self._broker = self._brokers[self._reconnect.index]
+            address, began_s = self._broker.address, time.monotonic()
+            generation = self.generation
+            reason, code = self._live_once(self._broker)
             if self._stopping.is_set():
                 break
-            failures = 0 if time.monotonic() - began > _STABLE_S else failures + 1
-            wait_s = _reconnect_wait_s(failures, self._config.reconnect_max_s)
-            if reason != self.last_error or failures <= 1:
-                _log.warning(
-                    "event=broker_lost broker=%s:%d reason=%r wait_s=%.2f",
-                    self._config.host, self._config.port, reason, wait_s,
-                )  # fmt: skip
+            lasted_s = time.monotonic() - began_s if self.generation != generation else 0.0
+            wait_s = self._reconnect.ended(after(code), lasted_s=lasted_s)
+            if (address, reason) != said or lasted_s:
+                _log.warning("event=broker_lost broker=%s reason=%r wait_s=%.2f", address, reason, wait_s)
+            said = (address, reason)
             self.last_error = reason
             self._stopping.wait(wait_s)
 
-    def _live_once(self) -> str:
-        """One connection from open to loss; returns why it ended."""
+    def _live_once(self, broker: BrokerConfig) -> tuple[str, int]:
+        """One connection from open to loss; returns why it ended, and the broker's code for it."""
+        connection = Connection(
+            broker,
+            client_id=self._client_id,
+            identity=self._identity,
+            will=self._will,
+            max_packet_bytes=self._max_packet_bytes,
+        )
+        lost = Lost("connection lost")
         try:
-            connection = Connection(
-                self._config, client_id=self._client_id, will=self._will, max_packet_bytes=self._max_packet_bytes
-            )
             connection.open()
             with self._lock:
                 self._connection = connection
-            return self._serve(connection)
+            lost = self._serve(connection)
         except BrokerError as error:
-            return error.message
+            lost = Lost(error.message)
         except Exception as error:  # the top of this thread: a hostile peer must not end it
-            _log.debug("event=broker_protocol_error", exc_info=True)
-            return f"unexpected bytes from the broker: {type(error).__name__}: {error}"
+            _log.exception("event=broker_link_bug")
+            lost = Lost(f"unexpected: {type(error).__name__}: {error}")
         finally:
-            self._forget()
+            self._forget(lost.code)
+            connection.close()
+        return lost.reason, lost.code
 
-    def _serve(self, connection: Connection) -> str:
-        deadline = time.monotonic() + _HANDSHAKE_S
-        reason, alive = "", True
-        while alive:
-            if self._inbox.full:
-                self._inbox.wait_for_room(0.05)
-            alive = connection.turn(_TURN_S, read=not self._inbox.full)
+    def _serve(self, connection: Connection) -> Lost:
+        self._first_is_back.clear()
+        now_s = time.monotonic()
+        deadline_s, look_s = now_s + _HANDSHAKE_S, now_s + self._reconnect.stay_s()
+        lost: Lost | None = None
+        while lost is None:
+            wait_s = connection.keepalive_s if self.connected else _HANDSHAKE_TURN_S
+            alive = connection.turn(wait_s, read=not self._inbox.full)
             for note in connection.notes():
-                ended = self._take_note(connection, note)
-                reason = reason or ended  # the first reason says most
-            if not self.connected and time.monotonic() > deadline:
-                return "no answer to CONNECT"
-            if self._stopping.is_set() and not self.connected:
-                return "stopped"
-        return reason or "connection lost"
+                lost = lost or self._take_note(connection, note)  # the first reason says most
+            if not alive:
+                return lost or Lost("connection lost")
+            now_s = time.monotonic()
+            if self._reconnect.index and now_s > look_s:
+                look_s = now_s + self._reconnect.stay_s()
+                self._lookout.look()
+            lost = lost or self._overdue(connection, now_s, deadline_s)
+        return lost
 
-    def _take_note(self, connection: Connection, note: Note) -> str:
+    def _overdue(self, connection: Connection, now_s: float, deadline_s: float) -> Lost | None:
+        """Why a connection that has not broken is given up."""
+        if not self.connected:
+            if self._stopping.is_set():
+                return Lost("stopped")
+            return Lost("no answer to CONNECT") if now_s > deadline_s else None
+        with self._lock:
+            oldest_s = self._outbox.oldest_s()
+        if oldest_s is not None and now_s - oldest_s > 2 * connection.keepalive_s:
+            return Lost(f"the broker has confirmed nothing for {now_s - oldest_s:.0f} s")
+        if self._first_is_back.is_set():
+            self._reconnect.going_home()
+            connection.disconnect()  # so that the last will is not sent
+            connection.turn(0)
+            return Lost("the first broker is back")
+        return None
+
+    def _take_note(self, connection: Connection, note: Note) -> Lost | None:
         """Act on what happened; returns why the connection is over, or nothing."""
         match note:
             case Received():
                 self._inbox.put(note.topic, note.payload)
             case Confirmed():
-                with self._lock:
-                    self._confirm(note)
+                self._take_confirmation(note)
             case Connected():
                 self._broker_max_bytes = note.max_packet_bytes
-                self.send_quota = note.quota
+                self._takes_retained = note.takes_retained
+                self._outbox = Outbox(self._hand_over, quota=note.quota)
+                self.send_quota = self._outbox.quota
                 if not self._subscriptions:
-                    self._became_ready()
+                    self._became_ready(connection)
                 else:
                     self._subscription = connection.subscribe(self._subscriptions)
             case Subscribed():
                 if note.refused:
                     _log.error("event=subscription_refused reason=%r", note.refused)
-                if note.mid == self._subscription:
-                    self._became_ready()
+                if note.packet_id == self._subscription:
+                    self._became_ready(connection)
             case Lost():
-                return note.reason
-        return ""
+                return note
+        return None
 
-    def _became_ready(self) -> None:
+    def _take_confirmation(self, note: Confirmed) -> None:
+        now_s = time.monotonic()
+        with self._lock:
+            message = self._outbox.confirm(note.packet_id, now_s)
+            if note.code >= FAILURE and message is not None:
+                self._complaints.append(msgspec.structs.replace(message, code=note.code))
+        self.unheard = note.code == NOBODY_LISTENS
+        if note.code >= FAILURE and (held := self._limit.admit(f"refused {note.code}", now_s)) is not None:
+            topic = "" if message is None else message.topic
+            _log.warning("event=publish_refused topic=%s reason=%r held_back=%d", topic, describe(note.code), held)
+
+    def _became_ready(self, connection: Connection) -> None:
         with self._lock:
             self.generation += 1
             self.connected = True
-            self._accepted = self._confirmed = 0
         self.last_error = ""
+        self.local_address = connection.local_address
         _log.info(
-            "event=broker_connected broker=%s:%d protocol=%d quota=%d",
-            self._config.host, self._config.port, self._config.protocol, self.send_quota,
+            "event=broker_connected broker=%s protocol=%d quota=%d",
+            self._broker.address, self._broker.protocol, self.send_quota,
         )  # fmt: skip
         self._changed()
 
-    def _forget(self) -> None:
+    def _forget(self, code: int) -> None:
         with self._lock:
             was_connected, self.connected = self.connected, False
             self._connection = None
-            self._in_flight.clear()
-            self._waiting.clear()
-            self._unconfirmed = self._outgoing_bytes = 0
+            complaint = self._outbox.ended(code)
+            if complaint is not None:
+                self._complaints.append(complaint)
+            self._outbox = Outbox(self._hand_over, quota=0)
         if was_connected:
             self._changed()
 
     def _changed(self) -> None:
         self._inbox.wake()
         self._on_change()
-
-
-def _reconnect_wait_s(failures: int, longest_s: float) -> float:
-    """Random, growing, capped: half to whole of a wait that doubles with each failure in a row."""
-    return random.uniform(0.5, 1.0) * min(longest_s, _FIRST_WAIT_S * float(1 << min(failures, 16)))

@@ -30,11 +30,11 @@ _log = logging.getLogger(__name__)
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit status. Raises EdgeInferError for the command line to report."""
     arguments = _parse(argv)
-    set_up_logging(arguments.log_level)
     config = load_sync_config(arguments.config)
+    set_up_logging(arguments.log_level or config.log_level, config.log_format)
     if arguments.once:
         return _once(config, timeout_s=arguments.timeout, as_json=arguments.json)
-    _Service(arguments.config, config).run()
+    _Service(arguments.config, config, log_level=arguments.log_level).run()
     return 0
 
 
@@ -65,9 +65,10 @@ class _Signals:
 class _Service:
     """Keeps an agent running, and replaces it by one with the new configuration after SIGHUP."""
 
-    def __init__(self, path: Path, config: SyncConfig) -> None:
+    def __init__(self, path: Path, config: SyncConfig, *, log_level: str | None = None) -> None:
         self._path = path
         self._config = config
+        self._log_level = log_level
         self._signals = _Signals()
         self._leave = threading.Event()  # the present agent is to return
         self._watchdog_s = watchdog_interval_s()
@@ -102,6 +103,7 @@ class _Service:
         except ConfigError as error:
             _log.error("event=reload_refused reason=%r", str(error))
         else:
+            set_up_logging(self._log_level or config.log_level, config.log_format)
             _log.info("event=reloaded changed=%s", config != self._config)
             if config != self._config:
                 self._config = config
@@ -142,7 +144,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--timeout", type=_seconds, default=30.0, metavar="S", help="with --once: longest wait without progress"
     )
-    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="instead of log_level")
     return parser.parse_args(list(argv))
 
 

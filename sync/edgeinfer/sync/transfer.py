@@ -2,8 +2,10 @@
 
 The ranges go over MQTT with QoS 0, so each may come late, twice, out of order, or not at all. A range is taken
 only when it was asked for and has exactly the offset and length of the request; the blob's sha256 is checked by
-`edgeinfer.sync.download` when all of it is there. Silence makes the window shrink to one request and the waits
-grow, until an answer comes.
+`edgeinfer.sync.download` when all of it is there. How large ranges are and how many are asked for at once follows how
+soon answers come: on a slow line a window of large ones would keep the broker's confirmations and the console's
+acknowledgements waiting for minutes. Silence makes the window shrink to one request and the waits grow, until an
+answer comes.
 """
 
 import enum
@@ -13,15 +15,15 @@ import msgspec
 
 from edgeinfer.runtime.config import Section
 from edgeinfer.sync.messages import MAX_RANGE_BYTES, BlobRange, BlobRequest
+from edgeinfer.sync.pace import Pace
 
 __all__ = ["BlobDownload", "DownloadConfig", "RangeVerdict"]
 
 PositiveS = Annotated[float, msgspec.Meta(gt=0)]
-_LONG_AGO = float("-inf")
 
 
 class DownloadConfig(Section, frozen=True, kw_only=True):
-    """How packages come down."""
+    """How packages come down: `range_bytes` at once at most, `window` times; on a slow line less."""
 
     # 64 KiB with four or more in flight fills a link of 16 MB/s over loopback; one at a time 1.1 MB/s.
     range_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_RANGE_BYTES)] = 64 << 10
@@ -42,6 +44,13 @@ class RangeVerdict(enum.Enum):
     MISSING = "missing"  # the console has no such blob
 
 
+class _Asked(msgspec.Struct):
+    """A range that was asked for, and when last."""
+
+    length: int
+    since_s: float
+
+
 class BlobDownload:
     """The download of one blob of `size` bytes, from `offset` on (what is durably there already).
 
@@ -53,9 +62,9 @@ class BlobDownload:
         self.size = size
         self.offset = min(offset, size)  # everything below is there
         self._config = config
-        self._range_bytes = min(config.range_bytes, MAX_RANGE_BYTES)
+        self._pace = Pace(most_bytes=min(config.range_bytes, MAX_RANGE_BYTES), window=config.window)
         self._next = self.offset
-        self._asked: dict[int, float] = {}  # offset of the range: when it was asked for
+        self._asked: dict[int, _Asked] = {}  # by the offset of the range
         self._ahead: dict[int, int] = {}  # ranges that came before their turn: offset to length
         self._timeout_s = config.timeout_s
         self._silent = False
@@ -64,19 +73,28 @@ class BlobDownload:
     def complete(self) -> bool:
         return self.offset >= self.size
 
-    def requests(self, now_s: float) -> list[BlobRequest]:
-        """What to ask for now: first again what stayed unanswered, then new ranges up to the window."""
+    def requests(self, now_s: float, *, room: int = 1 << 62) -> list[BlobRequest]:
+        """What to ask for now: first again what stayed unanswered, then new ranges up to the window.
+
+        With `room` (bytes that may come in now) below what the window would bring, as many as fit, and one where there
+        is room at all; without room none.
+        """
+        if room <= 0:
+            return []
         due = self._overdue(now_s)
         for offset in due:
-            self._asked[offset] = now_s
-        window = 1 if self._silent else self._config.window
+            self._asked[offset].since_s = now_s
+        window = 1 if self._silent else self._pace.window
         while self._next < self.size and len(self._asked) + len(self._ahead) < window:
-            self._asked[self._next] = now_s
+            length = min(self._pace.part_bytes, self.size - self._next)
+            if self._asked and sum(asked.length for asked in self._asked.values()) + length > room:
+                break
+            self._asked[self._next] = _Asked(length, now_s)
             due.append(self._next)
-            self._next += self._length(self._next)
-        return [BlobRequest(self.sha256, offset, self._length(offset)) for offset in due]
+            self._next += length
+        return [BlobRequest(self.sha256, offset, self._asked[offset].length) for offset in due]
 
-    def receive(self, answer: BlobRange) -> RangeVerdict:
+    def receive(self, answer: BlobRange, now_s: float) -> RangeVerdict:
         """Judge a range. After TAKEN write its data at its offset; `offset` has moved on when it could."""
         if answer.sha256 != self.sha256:
             return RangeVerdict.FOREIGN
@@ -84,35 +102,42 @@ class BlobDownload:
             return RangeVerdict.MISSING
         if answer.total_bytes != self.size:
             return RangeVerdict.WRONG_SIZE
-        if answer.offset not in self._asked or len(answer.data) != self._length(answer.offset):
+        asked = self._asked.get(answer.offset)
+        if asked is None or len(answer.data) != asked.length:
             return RangeVerdict.UNASKED
         del self._asked[answer.offset]
+        self._pace.answered(now_s - asked.since_s)
         self._ahead[answer.offset] = len(answer.data)
         while self.offset in self._ahead:
             self.offset += self._ahead.pop(self.offset)
-        if self._silent:
-            self.forget_requests()
+        self._silent = False
         self._timeout_s = self._config.timeout_s
         return RangeVerdict.TAKEN
 
     def forget_requests(self) -> None:
-        """What was asked for is lost (a new connection, or the end of a silence): ask again, at once."""
+        """A new connection: what was asked for is lost. Ask again, at once, and as at first."""
         self._timeout_s = self._config.timeout_s
         self._silent = False
-        self._asked = dict.fromkeys(self._asked, _LONG_AGO)
+        self._pace.connected()
+        self._rewind()
 
     def _overdue(self, now_s: float) -> list[int]:
-        """Requests to repeat. Where nothing was answered at all, one is left to probe with and the wait doubles."""
+        """Requests to repeat. Where nothing was answered at all, the wait doubles, and one smaller range is asked for
+        to probe with."""
         if not self._asked:
             return []
-        newest_s = max(self._asked.values())
-        if newest_s != _LONG_AGO and now_s - newest_s >= self._timeout_s:
+        if now_s - max(asked.since_s for asked in self._asked.values()) >= self._timeout_s:
             self._silent = True
             self._timeout_s = min(2 * self._timeout_s, self._config.timeout_max_s)
-            return [min(self._asked)]
+            self._pace.slower()
+            self._rewind()
+            return []
         if self._silent:
             return []
-        return sorted(offset for offset, asked_s in self._asked.items() if now_s - asked_s >= self._timeout_s)
+        return sorted(offset for offset, asked in self._asked.items() if now_s - asked.since_s >= self._timeout_s)
 
-    def _length(self, offset: int) -> int:
-        return min(self._range_bytes, self.size - offset)
+    def _rewind(self) -> None:
+        """To where all is there: ranges of another length have to fit together."""
+        self._asked.clear()
+        self._ahead.clear()
+        self._next = self.offset

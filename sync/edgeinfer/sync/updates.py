@@ -10,6 +10,7 @@ from pathlib import Path
 from edgeinfer.runtime.errors import BufferStorageError, MessageError
 from edgeinfer.runtime.handoff import Desired, SyncDb, UpdateRow
 from edgeinfer.runtime.trust import Envelope
+from edgeinfer.sync.allowance import Allowance, Priority
 from edgeinfer.sync.daemon_view import DaemonView
 from edgeinfer.sync.download import BlobFile
 from edgeinfer.sync.messages import DesiredState, decode, decode_blob_range, encode, topic
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 # No device of this kind has a disk that a larger model would be meant for.
 _MAX_BLOB_BYTES = 4 << 30
+# A wish costs a commit, and nobody here can tell a forged one: thousands a second would wear out the flash.
+_WISH_S = 1.0
 
 
 def is_wanted(version: int, *, stored: Desired | None, row: UpdateRow | None) -> bool:
@@ -38,15 +41,18 @@ def is_wanted(version: int, *, stored: Desired | None, row: UpdateRow | None) ->
 
 
 class Updates:
-    def __init__(self, config: SyncConfig, db: SyncDb, link: MqttLink, view: DaemonView) -> None:
+    def __init__(self, config: SyncConfig, db: SyncDb, link: MqttLink, view: DaemonView, allowance: Allowance) -> None:
         self._db = db
         self._link = link
         self._view = view
+        self._allowance = allowance
         self._config = config
         self._incoming = Path(config.runtime_dir) / "models" / "incoming"
         self._get_topic = topic(config.tenant, config.device, "up/get")
         self._blob: BlobFile | None = None
         self._key = ("", "")
+        self._wish: Desired | None = None  # came, and is not kept yet
+        self._kept_s = float("-inf")
 
     @property
     def offset(self) -> int:
@@ -76,7 +82,7 @@ class Updates:
             self._blob.close()
         self._blob, self._key = None, ("", "")
 
-    def desired(self, raw: bytes) -> None:
+    def desired(self, raw: bytes, now_s: float) -> None:
         """Take the payload of `down/desired`. Raises MessageError for what is no envelope around a wish."""
         if not raw:
             return  # a cleared retained message
@@ -89,23 +95,22 @@ class Updates:
         self._view.poll(0.0, at_once=True)
         if not is_wanted(wish.version, stored=stored, row=self._view.row):
             return
-        if not self.downloading and (self._blob is None or self._blob.error):
-            # What failed for an older wish may succeed for this one, and must not be taken for its failure.
-            self._db.forget_downloads()
-        self._db.set_desired(Desired(wish.version, raw))
-        _log.info("event=desired version=%d assignments=%d", wish.version, len(wish.assignments))
+        self._wish = Desired(wish.version, raw)
+        self._keep_wish(now_s)
 
-    def data(self, raw: bytes) -> None:
+    def data(self, raw: bytes, now_s: float) -> None:
         """Take the payload of `down/data`. Raises MessageError."""
+        self._allowance.spent(Priority.UPDATES, len(raw), now_s)
         answer = decode_blob_range(raw)
         if self._blob is not None:
-            self._blob.receive(answer)
+            self._blob.receive(answer, now_s)
 
     def step(self, now_s: float, *, online: bool) -> None:
         """Begin, go on with, or leave a download, as the daemon's row says; ask for ranges while `online`.
 
         Hashes one slice of what is complete.
         """
+        self._keep_wish(now_s)
         row = self._view.row
         if row is None or row.state != "DOWNLOADING" or not _is_downloadable(row):
             self.close()
@@ -129,12 +134,28 @@ class Updates:
         elif online:
             self._ask(now_s)
 
+    def _keep_wish(self, now_s: float) -> None:
+        """The newest, once a second at most."""
+        wish = self._wish
+        if wish is None or now_s - self._kept_s < _WISH_S:
+            return
+        self._kept_s = now_s
+        if not self.downloading and (self._blob is None or self._blob.error):
+            # What failed for an older wish may succeed for this one, and must not be taken for its failure.
+            self._db.forget_downloads()
+        self._db.set_desired(wish)
+        self._wish = None
+        _log.info("event=desired version=%d", wish.version)
+
     def _ask(self, now_s: float) -> None:
         if self._blob is None:
             return
-        for request in self._blob.requests(now_s):
-            if not self._link.publish(self._get_topic, encode(request), qos=1):
+        room = self._allowance.room(Priority.UPDATES, now_s)
+        for request in self._blob.requests(now_s, room=room):
+            raw = encode(request)
+            if not self._link.publish(self._get_topic, raw, qos=1):
                 return
+            self._allowance.spent(Priority.CONTROL, len(raw), now_s)
 
     def _is_gone(self, now_s: float) -> bool:
         """The blob had arrived, was taken away, and is asked for again (the daemon was started anew)."""

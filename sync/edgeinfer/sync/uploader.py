@@ -9,43 +9,83 @@ import logging
 import zlib
 from pathlib import Path
 
+import msgspec
+
 from edgeinfer.runtime.buffer_reader import BufferReader
-from edgeinfer.runtime.chunk import StoredChunk, tombstone
-from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.runtime.chunk import EVENTS, LINK_BYTES, NO_LINK, RESULTS, StoredChunk, tombstone
+from edgeinfer.runtime.errors import BufferStorageError, MessageError
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.runtime.watched import Watched
+from edgeinfer.sync.allowance import UNLIMITED, Allowance, Priority
+from edgeinfer.sync.backlog import Backlog
 from edgeinfer.sync.loglimit import LogLimit
 from edgeinfer.sync.messages import MAX_CHUNK_BYTES, Ack, ChunkMessage, decode, encode_chunk, topic
-from edgeinfer.sync.mqtt import MqttLink
-from edgeinfer.sync.session import AckVerdict, UploadSession
+from edgeinfer.sync.mqtt import Complaint, MqttLink
+from edgeinfer.sync.reasons import PACKET_TOO_LARGE, After, Refusal, after, describe, refusal
+from edgeinfer.sync.session import AckVerdict, State, UploadSession, Want
 from edgeinfer.sync.settings import SyncConfig
+from edgeinfer.sync.sizing import SizeLimit
+from edgeinfer.sync.splitting import parts
 
 __all__ = ["Uploader"]
 
 _log = logging.getLogger(__name__)
 
+# What a chunk is longer by on the wire than its body, at most: see `messages.encode_chunk`.
+_HEADER_BYTES = 28 + LINK_BYTES
+_PRIORITY = {EVENTS: Priority.EVENTS, RESULTS: Priority.RESULTS}
+
 
 class Uploader:
-    """Uploads the buffer's present epoch. `sent_results`, `acknowledged_results` and `sent_bytes` count since
-    the start of this object; resent chunks count in bytes only."""
+    """Uploads the buffer's present epoch: the `Way` by the broker. `sent_results`, `acknowledged_results` and
+    `sent_bytes` count since the start of this object; resent chunks count in bytes only."""
 
-    def __init__(self, config: SyncConfig, db: SyncDb, link: MqttLink) -> None:
+    local_address = ""  # the link's, which has an address of its own
+
+    def __init__(self, config: SyncConfig, db: SyncDb, link: MqttLink, allowance: Allowance = UNLIMITED) -> None:
         self._config = config
         self._db = db
         self._link = link
+        self._allowance = allowance
         self._buffer = Watched(Path(config.runtime_dir) / "buffer.db", BufferReader)
+        self._topics = topic(config.tenant, config.device, "up/res/")
+        self._backlog: Backlog | None = None
         self._session: UploadSession | None = None
+        self._sizes = SizeLimit(MAX_CHUNK_BYTES)
         self._quota = 0
-        self._persisted = (0, 0)
+        self._persisted = (0, 0, 0)
         self._persisted_s = 0.0
+        self._floor: dict[str, int] | None = None
         self._limit = LogLimit()
+        self._refused = ""
         self.sent_results = 0
         self.acknowledged_results = 0
         self.sent_bytes = 0
 
+    @property
+    def acked_seq(self) -> int:
+        return 0 if self._session is None else self._session.acked_seq
+
+    @property
+    def conflict(self) -> int:
+        """A number under which the console has another result than this buffer; 0 for none."""
+        return 0 if self._session is None else self._session.conflict
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is on its way and not acknowledged."""
+        return self._session is not None and self._session.in_flight > 0
+
+    @property
+    def trouble(self) -> str:
+        """Why the broker takes no results, or nothing."""
+        held = self._session is not None and self._session.state is State.HELD
+        return f"the broker takes no results: {self._refused}" if held else ""
+
     def connected(self, now_s: float) -> None:
         """A new connection: send again from what is acknowledged."""
         self._quota = self._link.send_quota
+        self._floor = None
         if self._session is not None:
             self._session.connected(now_s, quota=self._quota)
 
@@ -57,10 +97,11 @@ class Uploader:
     def step(self, now_s: float) -> None:
         """Send what the window has room for, and keep progress durable."""
         reader = self._buffer.current()
+        self._floor = None
         if reader is not None:
             try:
-                self._follow_epoch(reader, now_s)
-                self._send(reader, now_s)
+                backlog = self._look(reader, now_s)
+                self._send(self._follow_epoch(backlog, now_s), backlog, now_s)
             except BufferStorageError as error:
                 self._buffer.failed(error)
         self.persist(now_s)
@@ -71,25 +112,61 @@ class Uploader:
         session = self._session
         if session is None:
             return
-        before = session.acked_seq
-        verdict = session.acknowledge(ack, now_s)
+        before, conflict = session.acked_seq, session.conflict
+        verdict = session.acknowledge(self._of_this_buffer(ack, session), now_s)
         self.acknowledged_results += session.acked_seq - before
+        if verdict is AckVerdict.PROGRESS:
+            self._sizes.progress()
         if verdict is AckVerdict.BEYOND and (held := self._limit.admit("beyond", now_s)) is not None:
-            _log.warning("event=ack_beyond_sent acked=%d sent=%d held_back=%d", ack.seq, session.sent_seq, held)
+            _log.warning("event=ack_beyond_sent acked=%d sent=%d held_back=%d", ack.seq, session.through_seq, held)
+        if session.conflict and not conflict:
+            _log.error(
+                "event=conflict epoch=%d seq=%d reason='the console has another result under this number: two devices "
+                "send under one name'",
+                session.epoch, session.conflict,
+            )  # fmt: skip
+
+    def _of_this_buffer(self, ack: Ack, session: UploadSession) -> Ack:
+        """`ack` as far as it speaks of this buffer's results. A copy of this device, or an image of its card that was
+        put back, has the same numbers for others: the console's link of the hash chain tells. Where it is another than
+        here, nothing new is acknowledged, and it counts as a conflict."""
+        if ack.epoch != session.epoch or ack.seq <= session.acked_seq:
+            return ack
+        if not ack.link:
+            conflict = session.conflict or ack.conflict
+            return msgspec.structs.replace(ack, seq=min(ack.seq, conflict - 1)) if conflict else ack
+        return ack if self._is_here(ack) else Ack(ack.epoch, session.acked_seq, conflict=ack.conflict or ack.seq)
+
+    def _is_here(self, ack: Ack) -> bool:
+        """Whether the chain may have this link after this number: it has, or that is not known any more."""
+        reader = self._buffer.current()
+        try:
+            if reader is None or reader.durable_seq() < ack.seq:
+                return False
+            return reader.link_before(ack.seq + 1) in {NO_LINK, bytes.fromhex(ack.link)}
+        except BufferStorageError as error:
+            self._buffer.failed(error)
+        except ValueError as error:
+            raise MessageError(f"expected a link of the hash chain in hex, found {ack.link[:40]!r}") from error
+        return False
+
+    def stored(self, epoch: int, seq: int, now_s: float) -> None:
+        """As `Way.stored`. The upload begins anew from there; what is in flight is sent again at worst."""
+        self.persist(now_s, at_once=True)
+        self._db.set_acknowledged(epoch, seq)
+        if self._session is not None and self._session.epoch == epoch:
+            self._session = None
 
     def persist(self, now_s: float, *, at_once: bool = False) -> None:
         """Make progress durable when it is time to. Raises BufferStorageError."""
         session = self._session
         if session is None or not (at_once or now_s - self._persisted_s >= self._config.upload.persist_interval_s):
             return
-        progress = (session.acked_seq, session.sent_seq)
+        progress = (session.acked_seq, session.through_seq, session.sent_seq)
         if progress == self._persisted:
             return
         self._persisted_s = now_s
-        if session.acked_seq != self._persisted[0]:
-            self._db.set_acknowledged(session.epoch, session.acked_seq)
-        if session.sent_seq != self._persisted[1]:
-            self._db.set_counter("sent", session.sent_seq)
+        self._db.set_upload_progress(session.epoch, session.acked_seq, sent_through=progress[1], sent=progress[2])
         self._persisted = progress
 
     def close(self, now_s: float) -> None:
@@ -104,12 +181,14 @@ class Uploader:
         reader, session = self._buffer.current(), self._session
         if reader is None or session is None:
             return {}
-        try:
-            first_seq = reader.first_seq()
-        except BufferStorageError as error:
-            self._buffer.failed(error)
-            return {}
-        return {str(session.epoch): max(first_seq, session.acked_seq + 1)}
+        if self._floor is None:
+            try:
+                first_seq = reader.first_seq()
+            except BufferStorageError as error:
+                self._buffer.failed(error)
+                return {}
+            self._floor = {str(session.epoch): max(first_seq, session.acked_seq + 1)}
+        return self._floor
 
     def audit(self) -> dict[str, int]:
         """What the device itself counts: epoch, made, durable, evicted, sent, acknowledged, bytes, backlog."""
@@ -139,65 +218,149 @@ class Uploader:
             self._buffer.failed(error)
             return None
 
-    @property
-    def acked_seq(self) -> int:
-        return 0 if self._session is None else self._session.acked_seq
+    def _look(self, reader: BufferReader, now_s: float) -> Backlog:
+        """What the buffer has."""
+        if self._backlog is None or self._backlog.reader is not reader:
+            self._backlog = Backlog(reader)
+        self._backlog.look(now_s, cursor=0 if self._session is None else self._session.cursor)
+        return self._backlog
 
-    def _follow_epoch(self, reader: BufferReader, now_s: float) -> None:
+    def _follow_epoch(self, backlog: Backlog, now_s: float) -> UploadSession:
         """A new buffer begins a new epoch; what the old one held is gone with it."""
-        epoch = reader.epoch
+        epoch = backlog.epoch
         if self._session is not None and self._session.epoch == epoch:
-            return
+            return self._session
         self.persist(now_s, at_once=True)
         acked = self._db.acknowledged(epoch)
-        sent = self._db.counter("sent") if self._db.counter("sent_epoch") == epoch else 0
-        if sent == 0:
-            self._db.set_counter("sent", acked)
-            self._db.set_counter("sent_epoch", epoch)
-        self._session = UploadSession(self._config.upload, epoch=epoch, acked_seq=acked, sent_seq=sent)
-        self._persisted = (acked, self._session.sent_seq)
-        _log.info("event=upload_epoch epoch=%d acknowledged=%d durable=%d", epoch, acked, reader.durable_seq())
-        if acked > reader.durable_seq():
-            _log.error("event=buffer_behind_acknowledged acknowledged=%d durable=%d", acked, reader.durable_seq())
+        is_known = self._db.counter("sent_epoch") == epoch
+        sent = self._db.counter("sent") if is_known else 0
+        self._session = session = UploadSession(
+            self._config.upload,
+            epoch=epoch,
+            acked_seq=acked,
+            through_seq=min(sent, self._db.counter("sent_through")),
+            sent_seq=sent,
+        )
+        if not is_known:
+            self._db.set_upload_progress(epoch, acked, sent_through=acked, sent=acked)
+        self._persisted = (acked, session.through_seq, session.sent_seq)
+        durable = backlog.reader.durable_seq()
+        _log.info("event=upload_epoch epoch=%d acknowledged=%d durable=%d", epoch, acked, durable)
+        if acked > durable:
+            _log.error("event=buffer_behind_acknowledged acknowledged=%d durable=%d", acked, durable)
         if self._quota:
-            self._session.connected(now_s, quota=self._quota)
+            session.connected(now_s, quota=self._quota)
+        return session
 
-    def _send(self, reader: BufferReader, now_s: float) -> None:
-        session = self._session
-        if session is None or not self._quota:
+    def _send(self, session: UploadSession, backlog: Backlog, now_s: float) -> None:
+        if not self._quota:
             return
-        if session.tick(now_s):
-            _log.warning("event=no_acknowledgement acked=%d state=%s", session.acked_seq, session.state.value)
-        durable = reader.durable_seq()
-        while (want := session.want()) is not None and want.after_seq < durable:
-            chunks = reader.chunks(want.after_seq, limit=want.limit)
-            if not chunks or not all(self._publish(session, chunk, now_s) for chunk in chunks):
-                return
+        for complaint in self._link.complaints():
+            self._take_complaint(session, complaint, now_s)
+        self._judge_silence(session, now_s)
+        while (lanes := self._open_lanes(now_s)) and (want := session.want(backlog.settled_seq, lanes)) is not None:
+            if not self._send_wanted(session, backlog, want, now_s):
+                break
+        self._link.push()
 
-    def _publish(self, session: UploadSession, chunk: StoredChunk, now_s: float) -> bool:
-        name, raw = self._message(session, self._undamaged(chunk, now_s))
-        if len(raw) > MAX_CHUNK_BYTES or not self._link.fits(name, len(raw)):
-            name, raw = self._message(session, self._given_up(chunk, "too large", now_s))
-        if not self._link.publish(name, raw, qos=1):
+    def _open_lanes(self, now_s: float) -> frozenset[int]:
+        """Whose turn it is, as far as the line allows."""
+        return frozenset(lane for lane, priority in _PRIORITY.items() if self._allowance.room(priority, now_s) > 0)
+
+    def _send_wanted(self, session: UploadSession, backlog: Backlog, want: Want, now_s: float) -> bool:
+        """False where nothing more goes for now."""
+        is_event = want.lane == EVENTS
+        read = backlog.events if is_event else backlog.chunks
+        chunks = read(want.after_seq, limit=want.limit)
+        for chunk in chunks:
+            for part in self._fitting(chunk, now_s):
+                if not session.lacks(part.first_seq, part.last_seq):
+                    continue
+                if not self._publish(session, part, want.lane, now_s):
+                    return False
+                if session.room(want.lane) < 1 or self._allowance.room(_PRIORITY[want.lane], now_s) <= 0:
+                    return True
+            session.passed(want.lane, chunk.last_seq)
+        if is_event and len(chunks) < want.limit:
+            session.passed(EVENTS, backlog.settled_seq)
+        return bool(chunks) or is_event
+
+    def _fitting(self, chunk: StoredChunk, now_s: float) -> list[StoredChunk]:
+        """The chunk, in parts where the broker would not take the whole; a tombstone where it is damaged."""
+        chunk = self._undamaged(chunk, now_s)
+        name = self._topics + chunk.pipeline
+
+        def forbidden(part: StoredChunk) -> bool:
+            size = len(part.body) + _HEADER_BYTES
+            return self._sizes.forbids(size, now_s) or not self._link.fits(name, size)
+
+        def allowed(part: StoredChunk) -> bool:
+            return self._sizes.allows(len(part.body) + _HEADER_BYTES, now_s) and not forbidden(part)
+
+        if allowed(chunk):
+            return [chunk]
+        found = parts(chunk, allowed=allowed, forbidden=forbidden)
+        for part in found:
+            if part.pipeline != chunk.pipeline:
+                self._say_given_up(part, "too large", now_s)
+        return found
+
+    def _publish(self, session: UploadSession, chunk: StoredChunk, lane: int, now_s: float) -> bool:
+        message = ChunkMessage(chunk.codec, session.epoch, chunk.first_seq, chunk.n, chunk.crc, chunk.body, chunk.link)
+        raw = encode_chunk(message)
+        if not self._link.publish(self._topics + chunk.pipeline, raw, qos=1, alias=True, more=True):
             return False
+        self._allowance.spent(_PRIORITY[lane], len(raw), now_s)
         self.sent_results += max(0, chunk.last_seq - max(session.sent_seq, chunk.first_seq - 1))
         self.sent_bytes += len(raw)
-        session.sent(chunk.first_seq, chunk.n, size=len(raw), now_s=now_s)
+        session.sent(chunk.first_seq, chunk.n, size=len(raw), now_s=now_s, lane=lane)
         return True
 
-    def _message(self, session: UploadSession, chunk: StoredChunk) -> tuple[str, bytes]:
-        message = ChunkMessage(chunk.codec, session.epoch, chunk.first_seq, chunk.n, chunk.crc, chunk.body)
-        return topic(self._config.tenant, self._config.device, f"up/res/{chunk.pipeline}"), encode_chunk(message)
+    def _judge_silence(self, session: UploadSession, now_s: float) -> None:
+        """What the broker has not confirmed yet is on its way there, and sending it again would only make it later."""
+        if self._link.owed_s(now_s) > self._config.upload.ack_timeout_s / 2 and session.state is not State.HELD:
+            return
+        deadline_s = session.deadline_s()
+        if deadline_s is None or now_s < deadline_s:
+            return
+        largest = session.largest
+        if not session.tick(now_s):
+            return
+        nobody = " subscriber=none" if self._link.unheard else ""
+        _log.warning("event=no_acknowledgement acked=%d state=%s%s", session.acked_seq, session.state.value, nobody)
+        if self._sizes.trouble(largest):
+            _log.warning("event=smaller_messages largest=%d reason='no acknowledgement'", largest)
+
+    def _take_complaint(self, session: UploadSession, complaint: Complaint, now_s: float) -> None:
+        """The broker did not take something, or went while something was on its way."""
+        code, size = complaint.code, complaint.size
+        if not complaint.topic.startswith(self._topics):
+            return
+        why = refusal(code)
+        if code == PACKET_TOO_LARGE and self._sizes.refused(size, now_s):
+            _log.warning("event=smaller_messages largest=%d reason=%r", size, describe(code))
+        elif code == PACKET_TOO_LARGE:
+            why = Refusal.FORBIDDEN
+        elif complaint.ended and after(code) is After.AGAIN and self._sizes.trouble(size):
+            _log.warning("event=smaller_messages largest=%d reason='the connection ends'", size)
+        hold_s = 0.0 if complaint.ended else session.refused(why, now_s)
+        if not hold_s:
+            return
+        self._refused = describe(code)
+        if why is not Refusal.TOO_LARGE and (held := self._limit.admit(f"refused {why}", now_s)) is not None:
+            _log.error("event=results_refused reason=%r wait_s=%.1f held_back=%d", self._refused, hold_s, held)
 
     def _undamaged(self, chunk: StoredChunk, now_s: float) -> StoredChunk:
         """The chunk as it was written, or a tombstone: the console refuses what has rotted, and what it lacks
         would keep back all that comes after."""
-        return chunk if zlib.crc32(chunk.body) == chunk.crc else self._given_up(chunk, "damaged", now_s)
+        if zlib.crc32(chunk.body) == chunk.crc:
+            return chunk
+        self._say_given_up(chunk, "damaged", now_s)
+        return tombstone(chunk.first_seq, chunk.n, t0_ns=chunk.t0_ns, reason="damaged", link=chunk.link)
 
-    def _given_up(self, chunk: StoredChunk, reason: str, now_s: float) -> StoredChunk:
+    def _say_given_up(self, chunk: StoredChunk, reason: str, now_s: float) -> None:
         if (held := self._limit.admit(reason, now_s)) is not None:
             _log.error(
-                "event=chunk_given_up reason=%r first_seq=%d n=%d bytes=%d held_back=%d",
-                reason, chunk.first_seq, chunk.n, len(chunk.body), held,
+                "event=chunk_given_up reason=%r first_seq=%d n=%d held_back=%d",
+                reason, chunk.first_seq, chunk.n, held,
             )  # fmt: skip
-        return tombstone(chunk.first_seq, chunk.n, t0_ns=chunk.t0_ns, reason=reason)

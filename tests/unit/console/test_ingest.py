@@ -1,5 +1,6 @@
 """Ingest over a real database and a scripted line: what is kept, retried, acknowledged, and when."""
 
+import threading
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edgeinfer.console.batch import Passed
 from edgeinfer.console.blobs import BlobStore
+from edgeinfer.console.deliveries import BusyError
 from edgeinfer.console.deployer import Deployer
 from edgeinfer.console.ingest import Ingest
 from edgeinfer.console.live import LiveFeed
@@ -18,17 +21,23 @@ from edgeinfer.console.repository import SqliteRepository
 from edgeinfer.console.repository.base import Deployment, DeviceChange, Package, StorageError
 from edgeinfer.console.settings import LimitsConfig
 from edgeinfer.runtime.codec import encode as encode_results
+from edgeinfer.runtime.errors import ConsoleError
 from edgeinfer.runtime.results import Kind, Result
 from edgeinfer.runtime.trust import SigningKey
 from edgeinfer.sync.messages import (
     Ack,
     Birth,
+    BlobLabel,
+    BlobPart,
     BlobRequest,
     ChunkMessage,
+    CommandResult,
     JobAck,
     JobStatus,
+    StateMessage,
     decode,
     encode,
+    encode_blob_part,
     encode_chunk,
     parse_topic,
     topic,
@@ -44,6 +53,7 @@ class Line:
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[str, bytes]] = deque()
+        self.changed = threading.Event()
         self.said: list[tuple[str, bytes]] = []
 
     def publish(self, name: str, payload: bytes, *, qos: int, retain: bool = False) -> bool:
@@ -52,8 +62,13 @@ class Line:
         return True
 
     def receive(self, timeout_s: float) -> tuple[str, bytes] | None:
-        del timeout_s
+        if not self.waiting and timeout_s:
+            self.changed.wait(timeout_s)
+            self.changed.clear()
         return self.waiting.popleft() if self.waiting else None
+
+    def wake(self) -> None:
+        self.changed.set()
 
     def acks(self) -> list[Ack]:
         return [decode(payload, Ack) for rest, payload in self.said if rest == "down/ack"]
@@ -76,6 +91,7 @@ class SickRepository(SqliteRepository):
 class Bench:
     def __init__(self, folder: Path, limits: LimitsConfig) -> None:
         self.line = Line()
+        self.passed: list[tuple[str, Passed]] = []
         self.repository = SickRepository(folder / "console.db")
         self.blobs = BlobStore(folder / "blobs", self.repository)
         registry = Registry(self.repository, self.blobs, release_keys=())
@@ -88,6 +104,7 @@ class Bench:
             feed=LiveFeed(),
             tenant="t",
             limits=limits,
+            pass_on=lambda device, message: self.passed.append((device, message)),
         )
         self.ingest.turn(0)  # the first turn tidies
 
@@ -96,8 +113,12 @@ class Bench:
         self.line.waiting.append((topic("t", "dev-1", rest), payload))
 
     def hears_chunk(self, first_seq: int, n: int, *, epoch: int = 1) -> None:
-        body = encode_results([Result(Kind.ANOMALY, first_seq + i) for i in range(n)])
-        self.hears("up/res/p", encode_chunk(ChunkMessage(1, epoch, first_seq, n, zlib.crc32(body), body)))
+        self.line.waiting.extend(self.chunks(first_seq, n, epoch=epoch))
+
+    def chunks(self, first_seq: int, n: int, *, epoch: int = 1) -> list[tuple[str, bytes]]:
+        body = encode_results([Result(Kind.ANOMALY, first_seq + i) for i in range(n)], 1)
+        raw = encode_chunk(ChunkMessage(1, epoch, first_seq, n, zlib.crc32(body), body))
+        return [(topic("t", "dev-1", "up/res/p"), raw)]
 
     def deployed(self, job: str, state: str = "PENDING") -> None:
         self.repository.save_deployment(
@@ -253,3 +274,75 @@ def test_a_new_rollout_ends_the_old_one_once_for_all_its_devices(bench: Bench, m
     ended = bench.repository.rollout(first.id)
     assert ended is not None
     assert ended.state == "FINISHED"
+
+
+# -- delivered without a broker -----------------------------------------------------------------------------------
+
+
+def test_what_is_delivered_is_acknowledged_after_the_commit(bench: Bench) -> None:
+    bench.ingest.start()
+    found = bench.ingest.deliver([*bench.chunks(1, 5, epoch=1), *bench.chunks(3, 5, epoch=2)], timeout_s=30)
+    assert {device: [(a.epoch, a.seq, a.gaps) for a in acks] for device, acks in found.items()} == {
+        "dev-1": [(1, 5, ()), (2, 0, ((1, 2),))]
+    }
+    assert bench.repository.ledgers("dev-1")[1].stored == 5
+    bench.ingest.stop()
+    with pytest.raises(ConsoleError, match="stopped"):
+        bench.ingest.deliver(bench.chunks(6, 1), timeout_s=30)
+
+
+def test_a_delivery_that_cannot_be_stored_is_given_back_to_who_brought_it(bench: Bench) -> None:
+    bench.repository.failures = 1
+    bench.ingest.start()
+    with pytest.raises(StorageError, match="locked"):
+        bench.ingest.deliver(bench.chunks(6, 5), timeout_s=30)
+    wait_until(lambda: bench.ingest.storage_error == "", what="the error to be gone, though nothing more came")
+    bench.hears_chunk(1, 5)
+    wait_until(lambda: bool(bench.line.acks()), what="what the link brought")
+    assert bench.ingest.deliver(bench.chunks(6, 5), timeout_s=30)["dev-1"][0].seq == 10
+    bench.ingest.stop()
+    assert bench.repository.ledgers("dev-1")[1].duplicates == 0
+
+
+def test_a_large_delivery_goes_in_pieces_and_one_that_nobody_takes_ends_in_time(bench: Bench) -> None:
+    with pytest.raises(BusyError, match="in time"):
+        bench.ingest.deliver(bench.chunks(1, 5), timeout_s=0.01)
+    assert bench.ingest.turn(0) == 0  # it was withdrawn
+    bench.ingest.start()
+    many = [message for seq in range(1, 601) for message in bench.chunks(seq, 1)]
+    assert bench.ingest.deliver(many, timeout_s=60)["dev-1"][0].seq == 600
+    bench.ingest.stop()
+
+
+def test_one_transaction_takes_no_more_bytes_than_it_may(bench: Bench) -> None:
+    for number in range(40):
+        bench.hears("up/res/p", b"?" * (1 << 20) if number < 39 else b"")
+    assert [bench.ingest.turn(0) for _ in range(5)] == [8, 8, 8, 8, 8]
+
+
+def test_files_and_answers_of_known_devices_are_passed_on(bench: Bench) -> None:
+    answer = CommandResult("c1", ok=True)
+    part = BlobPart("a" * 64, 0, 4, BlobLabel("snapshot", "1.jpg"), b"data")
+    for _ in range(2):
+        bench.hears("up/cmdres", answer)
+        bench.hears("up/blob", encode_blob_part(part))
+        bench.ingest.turn(0)
+        bench.hears_chunk(1, 1)
+        bench.ingest.turn(0)
+    assert bench.passed == [("dev-1", answer), ("dev-1", part)]
+
+
+def test_the_last_will_of_an_agent_that_was_replaced_says_nothing_of_the_new_one(bench: Bench) -> None:
+    def is_online() -> bool:
+        bench.ingest.turn(0)
+        device = bench.repository.device("dev-1")
+        assert device is not None
+        return device.online
+
+    bench.hears("up/state", StateMessage(online=True, session="a"))
+    assert is_online()
+    bench.hears("up/state", StateMessage(online=True, session="b"))
+    bench.hears("up/state", StateMessage(online=False, session="a"))
+    assert is_online()
+    bench.hears("up/state", StateMessage(online=False, session="b"))
+    assert not is_online()

@@ -10,12 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeinfer.console.intake import Evicted, Inbound, Results, Undecodable, read_message
-from edgeinfer.runtime.codec import JSON, encode
+from edgeinfer.runtime.chunk import COLUMNS, JSON, StoredChunk
+from edgeinfer.runtime.codec import decode, encode
 from edgeinfer.runtime.errors import MessageError
 from edgeinfer.runtime.results import Kind, Result
 from edgeinfer.sync import messages
 
-_RESTS = ["up/state", "up/birth", "up/reported", "up/tel", "up/get", "up/res/door", "up/res/_evicted", "up/job/j", "x"]
+_RESTS = [
+    "up/state",
+    "up/birth",
+    "up/reported",
+    "up/tel",
+    "up/get",
+    "up/res/door",
+    "up/res/_evicted",
+    "up/job/j",
+    "up/blob",
+    "up/log",
+    "up/cmdres",
+    "x",
+]
 _TOPICS = st.one_of(
     st.text(max_size=80), st.sampled_from([messages.topic("default", "dev-1", rest) for rest in _RESTS])
 )
@@ -50,7 +64,7 @@ def _read(topic: str, payload: bytes) -> Inbound | None:
 @given(_TOPICS, st.binary(max_size=300) | _DOCUMENTS)
 def test_any_bytes_on_any_topic(topic: str, payload: bytes) -> None:
     message = _read(topic, payload)
-    if message is not None and isinstance(message.body, msgspec.Struct):
+    if message is not None and not isinstance(message.body, Results):
         msgspec.json.encode(message.body)
 
 
@@ -62,7 +76,7 @@ def test_any_chunk_with_a_right_crc(codec: int, epoch: int, first_seq: int, n: i
     message = _read(messages.topic("default", "dev-1", "up/res/door"), raw)
     if message is not None:
         assert isinstance(message.body, Results | Evicted | Undecodable)
-        assert 1 <= message.body.first_seq < 2**63
+        assert 1 <= message.body.chunk.first_seq <= message.body.chunk.last_seq < 2**63
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["kind", "t_ns", "frame", "items", "extra"]), _JSON), max_size=3))
@@ -72,37 +86,54 @@ def test_any_json_in_a_chunk(documents: list[dict[str, object]]) -> None:
     message = _read(messages.topic("default", "dev-1", "up/res/door"), raw)
     assert message is not None
     if isinstance(message.body, Undecodable):
-        assert (message.body.first_seq, message.body.n) == (1, max(1, len(documents)))
+        assert (message.body.chunk.first_seq, message.body.chunk.n) == (1, max(1, len(documents)))
     else:
+        # What is taken can be read, by whoever looks at it later.
         assert isinstance(message.body, Results)
-        assert all(-(2**63) <= result.t_ns < 2**63 for result in message.body.results)
+        results = decode(JSON, body, n=len(documents))
+        assert message.body.summary.t_ns.tolist() == [result.t_ns for result in results]
 
 
-def _send(rest: str, payload: bytes, *, tenant: str = "default") -> Inbound | None:
+def _send(rest: str, payload: bytes, *, tenant: str = "default") -> Inbound:
     return read_message(messages.topic(tenant, "dev-1", rest), payload, tenant="default")
 
 
-def test_an_honest_chunk_is_decoded() -> None:
-    results = [Result(Kind.ANOMALY, 5, frame=1), Result(Kind.EVENT, 6, extra={"a": 1})]
-    body = encode(results)
-    raw = messages.encode_chunk(messages.ChunkMessage(1, 7, 11, 2, zlib.crc32(body), body))
-    assert _send("up/res/door", raw) == Inbound("dev-1", Results("door", 7, 11, results))
+def _chunk(codec: int, body: bytes, *, link: bytes = b"", n: int = 3) -> bytes:
+    return messages.encode_chunk(messages.ChunkMessage(codec, 7, 11, n, zlib.crc32(body), body, link))
 
 
-def test_a_tombstone_says_why() -> None:
-    body = b'{"reason": "full", "n": 3}'
-    raw = messages.encode_chunk(messages.ChunkMessage(0, 7, 11, 3, zlib.crc32(body), body))
-    assert _send("up/res/_evicted", raw) == Inbound("dev-1", Evicted(7, 11, 3, "full"))
+def test_an_honest_chunk_is_kept_as_it_came_with_what_it_is_indexed_by() -> None:
+    body = encode([Result(Kind.ANOMALY, 5, latency_us=3), Result(Kind.EVENT, 6, extra={"a": 1})], COLUMNS)
+    found = _send("up/res/door", _chunk(COLUMNS, body, link=b"k" * 16, n=2))
+    assert isinstance(found.body, Results)
+    assert (found.device, found.body.epoch) == ("dev-1", 7)
+    assert found.body.chunk == StoredChunk(11, 2, 0, "door", COLUMNS, zlib.crc32(body), body, b"k" * 16)
+    summary = found.body.summary
+    assert [summary.kind.tolist(), summary.t_ns.tolist(), summary.latency_us.tolist()] == [[3, 5], [5, 6], [3, 0]]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "t0_ns"),
+    [
+        (b'{"reason": "full", "n": 3, "t0_ns": 17}', "full", 17),
+        (b'{"reason": ["a"], "t0_ns": 1e300}', "['a']", 0),
+        (b'{"t0_ns": 99999999999999999999}', "", 0),
+        (b"[]", "", 0),
+    ],
+)
+def test_a_tombstone_says_why_and_since_when(body: bytes, reason: str, t0_ns: int) -> None:
+    found = _send("up/res/_evicted", _chunk(0, body, link=b"k" * 16))
+    chunk = StoredChunk(11, 3, t0_ns, "_evicted", 0, zlib.crc32(body), body, b"k" * 16)
+    assert found == Inbound("dev-1", Evicted(7, chunk, reason))
 
 
 @pytest.mark.parametrize("codec", [0, 1, 2, 9, 255])
 def test_a_whole_chunk_of_an_unknown_kind_is_undecodable_and_no_refusal(codec: int) -> None:
     body = b"of a later version"
-    raw = messages.encode_chunk(messages.ChunkMessage(codec, 7, 11, 3, zlib.crc32(body), body))
+    raw = _chunk(codec, body)
     message = _send("up/res/door", raw)
-    assert message is not None
     assert isinstance(message.body, Undecodable)
-    assert (message.body.epoch, message.body.first_seq, message.body.n) == (7, 11, 3)
+    assert (message.body.epoch, message.body.chunk.first_seq, message.body.chunk.n) == (7, 11, 3)
     with pytest.raises(MessageError, match="crc32"):
         _send("up/res/door", raw[:-1] + b"?")
 
@@ -129,5 +160,15 @@ def test_another_tenant_is_refused() -> None:
         _send("up/state", b'{"online":true,"session":"s"}', tenant="other")
 
 
-def test_logs_are_passed_over() -> None:
-    assert _send("up/log", b"anything") is None
+def test_files_logs_and_answers_are_read() -> None:
+    label = messages.BlobLabel("snapshot", "1-door.jpg", "door", 5)
+    part = messages.BlobPart("a" * 64, 4, 8, label, b"data")
+    said: list[tuple[str, bytes, msgspec.Struct]] = [
+        ("up/blob", messages.encode_blob_part(part), part),
+        ("up/log", messages.encode(lines := messages.LogLines("c1", ("a", "b"))), lines),
+        ("up/cmdres", messages.encode(result := messages.CommandResult("c1", ok=True)), result),
+    ]
+    for rest, payload, expected in said:
+        assert _send(rest, payload) == Inbound("dev-1", expected)  # type: ignore[arg-type]  # each is a Body
+        with pytest.raises(MessageError):
+            _send(rest, payload[:-1])

@@ -9,9 +9,10 @@ from edgeinfer.console.documents import Documents
 from edgeinfer.console.labels import Labels
 from edgeinfer.console.repository import Repository, SqliteRepository
 from edgeinfer.console.repository.base import DeviceChange, Package, StoredResult
-from edgeinfer.console.series import bucket_results
+from edgeinfer.console.series import Tally
 from edgeinfer.console.web.pages import _shown
-from edgeinfer.runtime.results import OF_A_FRAME, Item, Kind
+from edgeinfer.runtime.codec import COLUMNS, encode, summarize
+from edgeinfer.runtime.results import OF_A_FRAME, Item, Kind, Result
 
 DIGEST = "d" * 64
 
@@ -64,7 +65,9 @@ def test_a_page_is_told_of_the_first_item_and_how_many_there_are(repository: Rep
 @pytest.mark.parametrize("kind", sorted(OF_A_FRAME))
 def test_every_kind_of_a_frame_is_counted_and_shown(repository: Repository, kind: Kind) -> None:
     result = StoredResult(device="dev-1", epoch=1, seq=1, pipeline="door", kind=kind, t_ns=10**9, items=(Item(1, 0.5),))
-    assert len(bucket_results([result])) == 2
+    tally = Tally(fine_since_s=0)
+    tally.add("dev-1", "door", summarize(COLUMNS, encode([Result(kind, 10**9)], COLUMNS), n=1))
+    assert len(tally.buckets()) == 2
     assert _shown(Documents(repository, Labels(repository)).results([result]))
 
 

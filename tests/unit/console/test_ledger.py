@@ -38,6 +38,8 @@ def _check_shape(ledger: Ledger, settled: set[int]) -> None:
     ends = [contiguous, *(end for pair in ledger.ranges for end in pair)]
     assert all(low < high for low, high in zip(ends[::2], ends[1::2], strict=False))
     assert all(right[0] > left[1] + 1 for left, right in zip(ledger.ranges, ledger.ranges[1:], strict=False))
+    assert [number for number in range(102) if ledger.is_settled(number)] == sorted(settled)
+    assert _expand(ledger.unsettled(1, 100)) == set(range(1, 101)) - settled
     gaps = _expand(ledger.gaps(1000))
     assert gaps == set(range(contiguous + 1, ledger.highest)) - settled
     assert ledger.gap_results == len(gaps)

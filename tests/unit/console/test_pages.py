@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 
 from edgeinfer.console.console import Console
 from edgeinfer.console.intake import read_message
-from edgeinfer.console.repository.base import DeviceChange, StoredResult
+from edgeinfer.console.repository.base import DeviceChange
 from edgeinfer.console.settings import ConsoleConfig
 from edgeinfer.console.web.filters import clock, count, flat, latency, size
-from edgeinfer.runtime.errors import MessageError
-from edgeinfer.runtime.results import Item
+from edgeinfer.runtime.errors import BufferStorageError, MessageError
+from edgeinfer.runtime.results import Item, Kind, Result
 from edgeinfer.sync import messages
+from kept_chunks import chunk_of
 
 _PATHS = ("/", "/devices/dev-1", "/packages", "/rollouts", "/sign-in", "/fragments/tiles", "/fragments/devices",
-    "/fragments/devices/dev-1", "/fragments/packages", "/fragments/rollouts", "/api/devices", "/api/devices/dev-1",
+    "/fragments/devices/dev-1", "/fragments/devices/dev-1/audit", "/fragments/packages", "/fragments/rollouts",
+    "/api/devices", "/api/devices/dev-1", "/api/v1/devices/dev-1/audit",
     "/api/audit", "/api/series", "/api/results", "/api/status", "/api/keys", "/api/packages", "/api/rollouts",
     "/healthz")  # fmt: skip
 _NAMES = st.sampled_from(
@@ -49,10 +51,9 @@ def _tell(console: Console, rest: str, document: dict[str, Any]) -> None:
     """What ingest would keep of it; what it refuses, nobody gets to see."""
     payload = json.dumps(document).encode()
     try:
-        message = read_message(messages.topic("default", "dev-1", rest), payload, tenant="default")
+        read_message(messages.topic("default", "dev-1", rest), payload, tenant="default")
     except MessageError:
         return
-    assert message is not None
     change = {
         "up/birth": lambda: DeviceChange(profile=document["profile"], engines=document["engines"]),
         "up/reported": lambda: DeviceChange(reported=document),
@@ -72,10 +73,10 @@ def test_no_document_of_a_device_breaks_a_page(
         _tell(console, "up/reported", {"version": 1, "pipelines": pipelines, "audit": audit})
         _tell(console, "up/tel", {"t_ns": 1, "pipelines": telemetry})
         if console.repository.device("dev-1") is not None:
-            for path in ("/devices/dev-1", "/", "/api/devices"):
+            for path in ("/devices/dev-1", "/", "/api/devices", "/fragments/devices/dev-1/audit"):
                 assert _ask(console, path).status_code == 200
     finally:
-        console.repository.close()
+        console.stop()
 
 
 @pytest.mark.parametrize("path", _PATHS)
@@ -85,17 +86,26 @@ def test_every_page_before_anything_has_come_and_after(tmp_path: Path, path: str
     assert empty.status_code == (404 if "dev-1" in path else 200)
     console.repository.change_device("dev-1", DeviceChange(online=True), t_ns=1)
     extremes = [2**63 - 1, -(2**63)]
-    console.repository.add_results(
-        [
-            StoredResult(
-                device="dev-1", epoch=1, seq=seq, pipeline="p", kind=kind, t_ns=extreme, latency_us=extreme,
-                items=(Item(extreme, float("nan")),),
-            )
-            for seq, (kind, extreme) in enumerate(zip((1, 2, 3, 5, 99), extremes * 3, strict=False), start=1)
-        ]
-    )  # fmt: skip
+    results = [
+        Result(Kind(kind), extreme, latency_us=extreme, items=(Item(extreme, float("nan")),))
+        for kind, extreme in zip((1, 2, 3, 5, 16), extremes * 3, strict=False)
+    ]
+    console.repository.add_chunks([chunk_of(results, pipeline="p")])
     assert _ask(console, path).status_code == 200
-    console.repository.close()
+    console.stop()
+
+
+def test_a_second_console_with_the_same_data_touches_nothing(tmp_path: Path) -> None:
+    console = Console(ConsoleConfig(data_dir=str(tmp_path)))
+    (tmp_path / "uploads").mkdir()
+    coming = tmp_path / "uploads" / "1.part"
+    coming.touch()
+    with pytest.raises(BufferStorageError, match="another process is writing it"):
+        Console(ConsoleConfig(data_dir=str(tmp_path)))
+    assert coming.exists()
+    console.stop()
+    Console(ConsoleConfig(data_dir=str(tmp_path))).stop()
+    assert not coming.exists()
 
 
 @given(st.none() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2))

@@ -1,5 +1,6 @@
 """The audit finds every gap, double and damage, also while the daemon writes; results are read from the end."""
 
+import json
 import sqlite3
 from pathlib import Path
 
@@ -7,11 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from buffer_files import new, rotate
 from edgeinfer.cli import main
+from edgeinfer.runtime.audit import Head, audit, check_continuity
 from edgeinfer.runtime.buffer import Buffer, BufferConfig
+from edgeinfer.runtime.buffer_file import aside
+from edgeinfer.runtime.buffer_file.marks import OwnClock
+from edgeinfer.runtime.buffer_store import BufferStore
+from edgeinfer.runtime.errors import UsageError
 from edgeinfer.runtime.handoff import SyncDb
-from edgeinfer.runtime.inspect import Head, audit, check_continuity, results
+from edgeinfer.runtime.inspect import results
+from edgeinfer.runtime.moments import parse_moment
 from edgeinfer.runtime.results import Item, Kind, Result
+
+EIGHT_O_CLOCK_S = 1_772_352_000  # 2026-03-01T08:00:00Z
 
 
 def fill(folder: Path, count: int, *, pipeline: str = "door", acknowledged: int = 0) -> Buffer:
@@ -118,8 +128,6 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_audit_document_has_the_promised_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import json
-
     fill(tmp_path, 3).close()
     assert main(["audit", "--state-dir", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -131,3 +139,106 @@ def test_audit_document_has_the_promised_keys(tmp_path: Path, capsys: pytest.Cap
 def test_no_buffer_is_an_error_with_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "--state-dir", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith(f"edgeinfer: error: {tmp_path}/buffer.db: no such database\n  hint: ")
+
+
+class TestRanges:
+    """`edgeinfer audit --since --until`: exact by numbers, rounded outwards to marks."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """100 results at each full hour of a morning; the 2nd hour's were given up, the 3rd's acknowledged."""
+        monkeypatch.setattr("edgeinfer.runtime.buffer_file.file.time.time_ns", lambda: self.clock_s * 1_000_000_000)
+        store = BufferStore(tmp_path / "buffer.db", max_bytes=1 << 22)
+        self.clock_s = 0
+        for hour in range(6, 11):
+            self.clock_s = EIGHT_O_CLOCK_S + (hour - 8) * 3600
+            store._file.clock = OwnClock(hour * 3600 * 1_000_000_000)
+            store.write([new(b"%d" % hour, n=100)])
+            rotate(store)
+        evict(store, 2)
+        with SyncDb(tmp_path / "sync.db") as sync:
+            sync.set_upload_progress(store.epoch, 250, sent_through=350, sent=420)
+        store.close()
+        return tmp_path
+
+    clock_s = 0
+
+    @pytest.mark.parametrize(
+        ("since", "until", "numbers", "sent", "acknowledged", "evicted"),
+        [
+            ("2026-03-01T07:10", "2026-03-01T07:20", [[101, 200]], 100, 100, {"full": 100}),
+            ("2026-03-01T07:10", "2026-03-01T08:20", [[101, 300]], 200, 150, {"full": 100}),
+            ("2026-03-01T09:30", "", [[301, 500]], 50, 0, {}),
+            ("2026-03-01T10:30", "", [], 0, 0, {}),
+            ("", "2026-02-01", [], 0, 0, {}),
+            ("2026-01-01", "2026-04-01", [[1, 500]], 350, 250, {"full": 100}),
+        ],
+    )
+    def test_counts(
+        self,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        since: str,
+        until: str,
+        numbers: list[list[int]],
+        sent: int,
+        acknowledged: int,
+        evicted: dict[str, int],
+    ) -> None:
+        options = [part for name, value in (("--since", since), ("--until", until)) if value for part in (name, value)]
+        command = ["audit", "--state-dir", str(folder), "--sync-dir", str(folder), *options]
+        assert main([*command, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        found = document["range"]
+        assert found["numbers"] == numbers
+        made = sum(last - first + 1 for first, last in numbers)
+        assert (found["made"], found["durable"]) == (made, made)
+        assert (found["sent"], found["acknowledged"], found["evicted"]) == (sent, acknowledged, evicted)
+        assert (found["gaps"], found["evicted_is_complete"], document["made"]) == ([], True, 500)
+        assert main(command) == 0
+        assert f"  made          {made}\n" in capsys.readouterr().out
+
+    def test_a_person_sees_the_moments_that_are_meant(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        options = ["--since", "2026-03-01T07:10:00Z", "--until", "2026-03-01T07:20:00Z"]
+        assert main(["audit", "--state-dir", str(folder), "--sync-dir", str(folder), *options]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert "numbered from 2026-03-01T07:00:00Z to 2026-03-01T08:00:00Z, rounded outwards:" in lines
+        assert "  evicted       100 (full: 100)" in lines
+
+    @pytest.mark.parametrize(
+        ("text", "ns"),
+        [
+            ("2h", 10**18 - 7200 * 10**9),
+            ("1.5 d ago", 10**18 - 129_600 * 10**9),
+            ("1970-01-02", 86_400 * 10**9),
+            ("1970-01-01T01:00+01:00", 0),
+            ("100w", 10**18 - 60_480_000 * 10**9),
+        ],
+    )
+    def test_moments(self, text: str, ns: int) -> None:
+        assert parse_moment(text, now_ns=10**18) == ns
+
+    @pytest.mark.parametrize("text", ["", "yesterday", "2 fortnights", "2026-13-01"])
+    def test_what_is_no_moment(self, text: str) -> None:
+        with pytest.raises(UsageError, match="how long ago"):
+            parse_moment(text, now_ns=10**18)
+
+
+def evict(store: BufferStore, number: int) -> None:
+    (segment,) = [one for one in store._file.lanes if one.first_seq == 100 * (number - 1) + 1]
+    store._file.evict(segment, 0, reason="full")
+
+
+def test_a_salvage_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, 95).close()
+    aside.set_aside(tmp_path / "buffer.db")
+    store = BufferStore(tmp_path / "buffer.db", max_bytes=1 << 22)
+    assert main(["audit", "--state-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("a damaged buffer is being salvaged: ask again when that is done\n")
+    while store.is_salvaging:
+        store.salvage_step()
+    store.close()
+    assert main(["audit", "--state-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "salvaged      95 results from buffer.db.damaged-" in out
+    assert out.endswith("nothing is missing\n")

@@ -3,12 +3,10 @@
 import contextlib
 import json
 import os
-import random
 import sqlite3
 import subprocess
 import sys
 import threading
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,16 +14,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from buffer_files import (
+    ALL,
+    assert_contiguous,
+    evict_oldest,
+    new,
+    noise,
+    read,
+    rotate,
+    segments,
+    sizes,
+)
 from edgeinfer.runtime.buffer import Buffer, BufferConfig
+from edgeinfer.runtime.buffer_file.file import open_file
+from edgeinfer.runtime.buffer_file.lanes import Segment
+from edgeinfer.runtime.buffer_file.schema import BufferState, pack_state
 from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.buffer_store import BufferStore, NewChunk
-from edgeinfer.runtime.chunk import TOMBSTONE, StoredChunk
+from edgeinfer.runtime.chunk import PACKED, TOMBSTONE, StoredChunk
 from edgeinfer.runtime.codec import decode
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.results import Item, Kind, Result
 from waiting import wait_until
-
-ALL = 1_000_000
 
 
 def make(path: Path, *, acknowledged: Callable[[int], int] = lambda _: 0, **options: float) -> Buffer:
@@ -36,30 +46,9 @@ def result(frame: int, kind: Kind = Kind.CLASSIFICATION) -> Result:
     return Result(kind, 10**18 + frame, frame, items=(Item(frame % 7, 0.5),))
 
 
-def read(path: Path) -> list[StoredChunk]:
-    with BufferReader(path) as reader:
-        return reader.chunks(0, limit=ALL)
-
-
-def noise(number: int) -> Result:
-    """A result of some 500 bytes that do not compress."""
-    rng = random.Random(number)
-    items = tuple(Item(rng.getrandbits(50), rng.random(), (0.0, 0.1, rng.random(), rng.random())) for _ in range(60))
-    return Result(Kind.DETECTION, rng.getrandbits(60), number, items=items)
-
-
 def frames_of(chunks: Sequence[StoredChunk], pipeline: str) -> list[int]:
     mine = [chunk for chunk in chunks if chunk.pipeline == pipeline]
     return [row.frame for chunk in mine for row in decode(chunk.codec, chunk.body, n=chunk.n)]
-
-
-def assert_contiguous(chunks: Sequence[StoredChunk], *, first: int = 1) -> int:
-    """Every number once, in order; the last one is returned."""
-    for chunk in chunks:
-        assert chunk.first_seq == first
-        assert chunk.crc == zlib.crc32(chunk.body)
-        first = chunk.last_seq + 1
-    return first - 1
 
 
 def test_several_pipelines_and_threads_share_one_numbering(tmp_path: Path) -> None:
@@ -249,9 +238,10 @@ class TestReaders:
     ) -> None:
         path = tmp_path_factory.mktemp("chunks") / "buffer.db"
         store = BufferStore(path, max_bytes=1 << 20)
-        store._segment_limit = 4000
-        for size in sizes:
-            store.write([NewChunk("p", size, 0, bytes(500), {})])
+        for number, size in enumerate(sizes):
+            store.write([new(n=size, pipeline="pq"[number % 3 == 0], lane=number % 2)])
+            if number % 7 == 6:
+                rotate(store)
         with BufferReader(path) as reader:
             found = reader.chunks(after, limit=limit)
         store.close()
@@ -265,7 +255,10 @@ class TestReaders:
 
 
 class TestAcknowledged:
-    def test_segments_go_once_all_of_them_is_acknowledged(self, tmp_path: Path) -> None:
+    def test_segments_go_once_all_of_them_is_acknowledged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("edgeinfer.runtime.buffer_file.segments.segment_limit", lambda *_: 2000)
         path = tmp_path / "buffer.db"
         acknowledged = 0
         asked: set[int] = set()
@@ -275,19 +268,18 @@ class TestAcknowledged:
             return acknowledged
 
         buffer = make(path, acknowledged=answer, flush_interval_s=0.02)
-        buffer._store._segment_limit = 2_000
         for frame in range(5000):
             buffer.append("p", Result(Kind.CLASSIFICATION, 10**18 + frame * 7919 % 10007, frame * 104729 % 1000003))
             if frame % 500 == 499:
                 assert buffer.flush(10)
+        starts = [segment.first_seq for segment in segments(buffer._store)]
+        assert len(starts) > 3
         with BufferReader(path) as reader:
             assert reader.first_seq() == 1
-            segments = [seq for (seq,) in reader._rows("SELECT first_seq FROM segment ORDER BY id")]
-            assert len(segments) > 3
-            acknowledged = int(str(segments[2])) + 5  # in the middle of the third
-            wait_until(lambda: reader.first_seq() == segments[2])
+            acknowledged = starts[2] + 5  # in the middle of the third
+            wait_until(lambda: reader.first_seq() == starts[2])
             acknowledged = buffer.durable_seq
-            wait_until(lambda: reader.first_seq() == segments[-1])
+            wait_until(lambda: reader.first_seq() >= starts[-1])
             assert reader.durable_seq() == 5000
         assert asked == {buffer.epoch}
         assert buffer.close()
@@ -296,7 +288,7 @@ class TestAcknowledged:
         path = tmp_path / "buffer.db"
         store = BufferStore(path, max_bytes=1 << 20)
         store.write([NewChunk("p", 10, 0, b"x", {})])
-        store._rotate()
+        rotate(store)
         store.drop_up_to(10)
         store.close()
         again = BufferStore(path, max_bytes=1 << 20)
@@ -332,7 +324,7 @@ class TestFull:
         assert sum(chunk.n for chunk in tombstones) == counts["evicted"] > 0
         for chunk in tombstones:
             assert chunk.pipeline == "_evicted"
-            assert json.loads(chunk.body) == {"reason": "full", "n": chunk.n}
+            assert json.loads(chunk.body) == {"reason": "full", "n": chunk.n, "t0_ns": chunk.t0_ns}
         kept = frames_of(chunks, "p")
         assert kept == list(range(counts["evicted"], made))
         wal = path.with_name("buffer.db-wal")
@@ -343,13 +335,13 @@ class TestFull:
         path = tmp_path / "buffer.db"
         store = BufferStore(path, max_bytes=1 << 20)
         store.write([NewChunk("p", 10, 5, b"x" * 100, {})])
-        store._rotate()
-        store._evict_oldest()
+        rotate(store)
+        evict_oldest(store)
         store.write([NewChunk("p", 10, 6, b"y" * 100, {})])
         with BufferReader(path) as reader:
             assert [(c.first_seq, c.n, c.t0_ns, c.codec) for c in reader.chunks(0, limit=9)] == [
                 (1, 10, 5, 0),
-                (11, 10, 6, 1),
+                (11, 10, 6, PACKED),
             ]
             store.drop_up_to(9)
             assert reader.first_seq() == 1
@@ -388,13 +380,13 @@ class TestFull:
     def test_neighbouring_tombstones_become_one_up_to_what_the_wire_can_count(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("edgeinfer.runtime.buffer_store._LARGEST_TOMBSTONE", 35)
+        monkeypatch.setattr("edgeinfer.runtime.buffer_file.tombstones._LARGEST_TOMBSTONE", 35)
         path = tmp_path / "buffer.db"
         store = BufferStore(path, max_bytes=1 << 20)
         for _ in range(5):
             store.write([NewChunk("p", 10, 5, b"x", {})])
-            store._rotate()
-            store._evict_oldest()
+            rotate(store)
+            evict_oldest(store)
         store.close()
         with BufferReader(path) as reader:
             assert [(c.first_seq, c.n) for c in reader.chunks(0, limit=ALL)] == [(1, 30), (31, 20)]
@@ -468,7 +460,7 @@ class TestNumbersAreUnique:
         for number in range(10):
             store.write([NewChunk("p", 10, number, b"%d" % number, {})])
             if number % 3 == 2:
-                store._rotate()
+                rotate(store)
         epoch = store.epoch
         store.close()
         return epoch
@@ -512,7 +504,7 @@ class TestNumbersAreUnique:
         path = tmp_path / "buffer.db"
         self.filled(path)
         store = BufferStore(path, max_bytes=1 << 20)
-        store._evict_oldest()
+        evict_oldest(store)
         store.acknowledged = 20
         store.begin_epoch()
         store.close()
@@ -524,10 +516,11 @@ class TestNumbersAreUnique:
         path = tmp_path / "buffer.db"
         store = BufferStore(path, max_bytes=1 << 20)
         store.write([NewChunk("p", 3, 0, b"abc", {})])
-        store._db.execute("UPDATE meta SET value = 2 WHERE key = 'next_seq'")
-        store._db.execute("DELETE FROM seg_1")
         epoch = store.epoch
-        store._failed(sqlite3.OperationalError("disk I/O error"))
+        before = pack_state(BufferState(epoch, 2, 0))
+        store._file.db.execute("UPDATE meta SET value = ? WHERE key = 'state'", (before,))
+        store._file.db.execute("DELETE FROM seg_1")
+        store._failed(io_error())
         store.write([NewChunk("p", 3, 0, b"def", {})])
         assert store.epoch != epoch
         store.close()
@@ -656,19 +649,23 @@ class TestDamaged:
         buffer = make(path)
         assert buffer.epoch != 3
         assert buffer.close()
-        assert len(list(tmp_path.glob("buffer.db.damaged-*"))) == 1
+        assert len(list(tmp_path.glob("buffer.db.damaged-????????"))) == 1
 
     def test_a_newer_schema_is_refused_and_left_alone(self, tmp_path: Path) -> None:
         path = tmp_path / "buffer.db"
         assert make(path).close()
         with sqlite3.connect(path) as db:
-            db.execute("UPDATE meta SET value = 2 WHERE key = 'schema'")
+            db.execute("UPDATE meta SET value = 3 WHERE key = 'schema'")
         db.close()
-        with pytest.raises(BufferStorageError, match="schema version 1, found 2"):
+        content = path.read_bytes()
+        with pytest.raises(BufferStorageError, match=r"schema version 2 or older, found 3 \(a newer edgeinfer"):
             make(path)
+        with pytest.raises(BufferStorageError, match="schema version 2, found 3"):
+            BufferReader(path)
+        assert path.read_bytes() == content
         assert not list(tmp_path.glob("*damaged*"))
 
-    def test_damage_while_writing_starts_a_new_epoch_and_goes_on(self, tmp_path: Path) -> None:
+    def test_damage_while_writing_is_survived_under_the_same_numbering(self, tmp_path: Path) -> None:
         path = tmp_path / "buffer.db"
         buffer = make(path, flush_interval_s=3600)
         for frame in range(100):
@@ -681,19 +678,22 @@ class TestDamaged:
             buffer._acknowledged = lambda _: 0
             assert checkpointed(path)
             content = bytearray(path.read_bytes())
-            content[4096:] = b"\xaa" * (len(content) - 4096)
+            content[1024:] = b"\xaa" * (len(content) - 1024)
             path.write_bytes(content)
-            buffer._store._db.close()  # its page cache would hide the damage
+            buffer._store._file.db.execute("PRAGMA shrink_memory").fetchone()  # its page cache would hide the damage
             return 0
 
         buffer._acknowledged = damage
         for frame in range(100, 130):
             buffer.append("p", result(frame))
         assert buffer.flush(10)
-        assert buffer.epoch != epoch
-        assert buffer.durable_seq == 30
+        assert (buffer.epoch, buffer.durable_seq) == (epoch, 130)
+        wait_until(lambda: not buffer._store.is_salvaging)
         assert buffer.close()
-        assert frames_of(read(path), "p") == list(range(100, 130))
+        chunks = read(path)
+        assert sizes(chunks) == [(1, -100), (101, 30)]
+        assert json.loads(chunks[0].body)["reason"] == "damaged"
+        assert frames_of(chunks, "p") == list(range(100, 130))
         assert len(list(tmp_path.glob("buffer.db.damaged-????????"))) == 1
 
 
@@ -708,8 +708,8 @@ def test_a_commit_that_was_reported_as_failed_is_not_written_twice(tmp_path: Pat
     path = tmp_path / "buffer.db"
     store = BufferStore(path, max_bytes=1 << 20)
     chunks = [NewChunk("p", 3, 0, b"abc", {"inferred": 3})]
-    store._insert(chunks)  # it did take place, but an error came back
-    store._failed(sqlite3.OperationalError("disk I/O error"))
+    commit_unnoticed(store, chunks)
+    store._failed(io_error())
     store.write(chunks)
     assert store.next_seq == 4
     store.write(chunks)
@@ -724,17 +724,29 @@ def test_an_open_that_fails_halfway_changes_nothing(tmp_path: Path, monkeypatch:
     path = tmp_path / "buffer.db"
     store = BufferStore(path, max_bytes=1 << 20)
     chunks = [NewChunk("p", 3, 0, b"abc", {})]
-    store._insert(chunks)
-    store._failed(sqlite3.OperationalError("disk I/O error"))
+    commit_unnoticed(store, chunks)
+    store._failed(io_error())
 
-    def fail(_db: object, _table: str) -> int:
-        raise sqlite3.OperationalError("disk I/O error")
+    def fail(_db: object) -> list[Segment]:
+        raise io_error()
 
     with monkeypatch.context() as patch:
-        patch.setattr(BufferStore, "_bytes_of", staticmethod(fail))
+        patch.setattr("edgeinfer.runtime.buffer_file.file.read_segments", fail)
         with pytest.raises(BufferStorageError):
             store.write(chunks)
     store.write(chunks)
     store.close()
-    with BufferReader(path) as reader:
-        assert [(chunk.first_seq, chunk.n) for chunk in reader.chunks(0, limit=9)] == [(1, 3)]
+    assert sizes(read(path)) == [(1, 3)]
+
+
+def commit_unnoticed(store: BufferStore, chunks: list[NewChunk]) -> None:
+    """The commit takes place, but an error comes back."""
+    file = open_file(store._path, store._limits)
+    file.append(chunks)
+    file.close()
+
+
+def io_error() -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+    return error

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeinfer.runtime.chunk import COLUMNS
+from edgeinfer.runtime.chunk import PACKED
 from edgeinfer.runtime.codec import decode, encode
 from edgeinfer.runtime.manifest import (
     AnomalyPost,
@@ -88,7 +88,7 @@ def check(post: Postprocess, items: tuple[Item, ...]) -> None:
             assert 0.0 <= x1 <= x2 <= 1.0
             assert 0.0 <= y1 <= y2 <= 1.0
     result = Result(result_kind(post), 1, items=items)
-    (sent,) = decode(COLUMNS, encode([result]), n=1)
+    (sent,) = decode(PACKED, encode([result]), n=1)
     assert [item.label for item in sent.items] == [item.label for item in items]
     assert all(math.isfinite(item.score) for item in sent.items)
     msgspec.json.encode(sent)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeinfer.runtime.codec import decode, encode
+from edgeinfer.runtime.codec import PACKED, decode, encode
 from edgeinfer.runtime.config import parse_config
 from edgeinfer.runtime.errors import ConfigError
 from edgeinfer.runtime.frame import Frame
@@ -51,7 +51,7 @@ class Film:
         events = self.made(Seen(frame, Result(Kind.DETECTION, t_ns, self.frame, items=items), PICTURE, ()))
         for event in events:
             assert (event.kind, event.t_ns, event.frame) == (Kind.EVENT, t_ns, self.frame)
-            assert decode(1, encode([event]), n=1)[0].extra == event.extra
+            assert decode(PACKED, encode([event]), n=1)[0].extra == event.extra
         return events
 
     def extras(self, *items: Item) -> list[dict[str, Any]]:

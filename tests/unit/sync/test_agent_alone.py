@@ -10,7 +10,7 @@ from edgeinfer.runtime.errors import BufferStorageError, ConfigError
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.locking import lock, unlock
 from edgeinfer.sync.agent import Agent
-from edgeinfer.sync.connection import BrokerConfig
+from edgeinfer.sync.broker import BrokerConfig
 from edgeinfer.sync.settings import SyncConfig
 
 

@@ -1,4 +1,4 @@
-"""The small parts of the agent: reopening, log limits, vitals, wishes, job states, reconnect waits, the inbox."""
+"""The small parts of the agent: reopening, log limits, vitals, wishes, job states, the inbox."""
 
 import os
 import threading
@@ -12,7 +12,6 @@ from edgeinfer.runtime.watched import Watched
 from edgeinfer.sync.inbox import Inbox
 from edgeinfer.sync.jobs import FINAL_STATES, job_status
 from edgeinfer.sync.loglimit import LogLimit
-from edgeinfer.sync.mqtt import _reconnect_wait_s
 from edgeinfer.sync.updates import is_wanted
 from edgeinfer.sync.vitals import Vitals, read_vitals
 
@@ -70,6 +69,17 @@ def test_an_unreadable_database_is_said_once(tmp_path: Path, caplog: pytest.LogC
         watched.failed(BufferStorageError("again"))
     assert len(caplog.records) <= 10
     assert "event=database_unreadable" in caplog.text
+
+
+def test_a_database_that_opens_and_cannot_be_asked_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = Watched(tmp_path / "sync.db", reader)
+    with SyncDb(tmp_path / "sync.db"):
+        for _ in range(5):
+            assert watched.current() is not None
+            watched.failed(BufferStorageError("no such column"))
+    assert len(caplog.records) == 1
 
 
 def test_the_log_limit_counts_what_it_holds_back() -> None:
@@ -133,14 +143,6 @@ def test_a_job_that_has_ended_is_told_as_it_ended() -> None:
     assert long is not None
     assert len(long.reason) == 512
     assert "IDLE" not in FINAL_STATES
-
-
-def test_reconnect_waits_grow_are_random_and_capped() -> None:
-    for failures in range(40):
-        waits = {_reconnect_wait_s(failures, 30.0) for _ in range(50)}
-        longest = min(30.0, 0.25 * 2**failures)
-        assert len(waits) > 1
-        assert longest / 2 <= min(waits) <= max(waits) <= longest
 
 
 def test_the_inbox_says_when_it_is_full() -> None:

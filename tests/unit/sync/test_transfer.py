@@ -31,12 +31,22 @@ def test_the_window_moves_with_what_arrives() -> None:
     first = transfer.requests(0.0)
     assert [(r.offset, r.length) for r in first] == [(0, 10), (10, 10), (20, 10), (30, 10)]
     assert transfer.requests(0.1) == []
-    assert transfer.receive(answer(first[2])) is RangeVerdict.TAKEN
+    assert transfer.receive(answer(first[2]), 0.0) is RangeVerdict.TAKEN
     assert transfer.offset == 0
     assert transfer.requests(0.2) == []  # what came early still fills the window
-    assert transfer.receive(answer(first[0])) is RangeVerdict.TAKEN
+    assert transfer.receive(answer(first[0]), 0.0) is RangeVerdict.TAKEN
     assert transfer.offset == 10
     assert [r.offset for r in transfer.requests(0.3)] == [40]
+
+
+def test_no_more_is_asked_for_than_there_is_room_for() -> None:
+    transfer = download()
+    assert transfer.requests(0.0, room=0) == []
+    assert [r.offset for r in transfer.requests(0.0, room=1)] == [0]  # one, or it would never begin
+    assert transfer.requests(0.1, room=19) == []
+    assert [r.offset for r in transfer.requests(0.2, room=30)] == [10, 20]
+    assert transfer.requests(6.0, room=0) == []
+    assert [r.offset for r in transfer.requests(6.0, room=1)] == [0]  # overdue
 
 
 def test_it_goes_on_where_it_was() -> None:
@@ -63,14 +73,14 @@ def test_it_goes_on_where_it_was() -> None:
 def test_only_what_was_asked_for_is_taken(found: BlobRange, verdict: RangeVerdict) -> None:
     transfer = download()
     transfer.requests(0.0)
-    assert transfer.receive(found) is verdict
+    assert transfer.receive(found, 0.0) is verdict
 
 
 def test_a_range_that_comes_twice_is_taken_once() -> None:
     transfer = download()
     request = transfer.requests(0.0)[0]
-    assert transfer.receive(answer(request)) is RangeVerdict.TAKEN
-    assert transfer.receive(answer(request)) is RangeVerdict.UNASKED
+    assert transfer.receive(answer(request), 0.0) is RangeVerdict.TAKEN
+    assert transfer.receive(answer(request), 0.0) is RangeVerdict.UNASKED
 
 
 def test_silence_is_probed_with_one_request_and_growing_waits() -> None:
@@ -78,7 +88,7 @@ def test_silence_is_probed_with_one_request_and_growing_waits() -> None:
     assert len(transfer.requests(0.0)) == 4
     probes = [now_s for now_s in range(1, 100) if len(transfer.requests(float(now_s))) == 1]
     assert probes == [5, 15, 35, 55, 75, 95]
-    assert transfer.receive(answer(BlobRequest(SHA256, 0, 10))) is RangeVerdict.TAKEN
+    assert transfer.receive(answer(BlobRequest(SHA256, 0, 10)), 0.0) is RangeVerdict.TAKEN
     assert [r.offset for r in transfer.requests(100.0)] == [10, 20, 30, 40]
 
 
@@ -86,7 +96,7 @@ def test_one_lost_range_is_asked_for_again() -> None:
     transfer = download()
     requests = transfer.requests(0.0)
     for request in requests[1:]:
-        transfer.receive(answer(request))
+        transfer.receive(answer(request), 0.0)
     assert transfer.requests(4.9) == []
     assert transfer.requests(5.0) == [requests[0]]
 
@@ -94,9 +104,33 @@ def test_one_lost_range_is_asked_for_again() -> None:
 def test_a_reconnect_asks_again_at_once() -> None:
     transfer = download()
     requests = transfer.requests(0.0)
-    transfer.receive(answer(requests[1]))
+    transfer.receive(answer(requests[1]), 0.0)
     transfer.forget_requests()
-    assert [r.offset for r in transfer.requests(0.1)] == [0, 20, 30]
+    assert [r.offset for r in transfer.requests(0.1)] == [0, 10, 20, 30]
+
+
+def test_a_slow_line_is_asked_for_little_at_once_and_a_fast_one_for_much() -> None:
+    size = 10 << 20
+    transfer = BlobDownload(DownloadConfig(), sha256=SHA256, size=size)
+
+    def answered(request: BlobRequest, now_s: float) -> None:
+        found = BlobRange(SHA256, request.offset, size, bytes(request.length))
+        assert transfer.receive(found, now_s) is RangeVerdict.TAKEN
+
+    sizes = []
+    for turn in range(3):
+        (request,) = transfer.requests(float(turn))
+        sizes.append(request.length)
+        answered(request, turn + 0.1)
+    assert sizes == [8192, 16_384, 32_768]
+    many = transfer.requests(10.0)
+    assert [request.length for request in many] == [65_536] * 8
+    assert [request.length for request in transfer.requests(15.0)] == [32_768], "nothing came: a smaller one to probe"
+    transfer.forget_requests()
+    (request,) = transfer.requests(16.0)
+    assert (request.offset, request.length) == (transfer.offset, 8192)
+    answered(request, 20.5)
+    assert [request.length for request in transfer.requests(20.5)] == [4096]
 
 
 @given(seed=st.integers(0, 1 << 32), size=st.integers(1, 300))
@@ -114,7 +148,7 @@ def test_any_order_and_loss_ends_with_the_blob(seed: int, size: int) -> None:
             request = wire.pop()
             if chance.random() < 0.2:
                 wire.append(request)
-            taken = transfer.receive(answer(request, blob=blob))
+            taken = transfer.receive(answer(request, blob=blob), 0.0)
             if taken is RangeVerdict.TAKEN:
                 found[request.offset : request.offset + request.length] = answer(request, blob=blob).data
         elif wire:
@@ -153,7 +187,7 @@ def pull(blob: BlobFile, *, ranges: int, source: bytes = BLOB) -> int:
             requests = blob.requests(0.0)
         for request in requests:
             if answered < ranges:
-                blob.receive(answer(request, blob=source))
+                blob.receive(answer(request, blob=source), 0.0)
                 answered += 1
         verify(blob)
     return answered
@@ -229,13 +263,13 @@ def test_a_wrong_hash_may_be_right_the_next_time(disk: Disk) -> None:
 def test_a_console_without_the_blob_ends_it(disk: Disk) -> None:
     blob = disk.blob()
     blob.requests(0.0)
-    assert blob.receive(BlobRange(SHA256, 0, 0, b"")) is RangeVerdict.MISSING
+    assert blob.receive(BlobRange(SHA256, 0, 0, b""), 0.0) is RangeVerdict.MISSING
     assert blob.error == "console has no such blob"
 
 
 def test_an_error_is_forgotten_when_it_is_tried_again(disk: Disk) -> None:
     blob = disk.blob()
-    blob.receive(BlobRange(SHA256, 0, 0, b""))
+    blob.receive(BlobRange(SHA256, 0, 0, b""), 0.0)
     again = disk.blob()
     assert not again.ended
     assert disk.known() == Download(SHA256, 95, 0, done=False)
@@ -275,7 +309,7 @@ def test_a_hash_that_was_interrupted_is_computed_again(disk: Disk) -> None:
     blob = disk.blob()
     while not blob.verifying:
         for request in blob.requests(0.0):
-            blob.receive(answer(request))
+            blob.receive(answer(request), 0.0)
     blob.verify(10)
     blob.close()
     again = disk.blob()

@@ -1,39 +1,50 @@
-"""What the console asks of its database, and the values that go in and out.
+"""The values that go in and out of the console's database, and what may go wrong with it."""
 
-Every write takes part in the open `transaction()` of its thread, or is a transaction of its own. What has been
-committed survives a power cut. All methods are safe from any thread and raise `StorageError`, a
-BufferStorageError, when the database cannot be read or written.
-"""
-
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from edgeinfer.console.ledger import Ledger, Range
-from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.runtime.chunk import NO_LINK
+from edgeinfer.runtime.errors import BufferStorageError, EdgeInferError
 from edgeinfer.runtime.results import Item
 
 __all__ = [
     "Absent",
     "Bucket",
+    "ChunkHead",
+    "Conflict",
     "Deployment",
     "Device",
+    "DeviceBlob",
     "DeviceChange",
+    "KeptChunk",
+    "OverlapError",
     "Package",
     "PipelineCount",
     "Refusal",
-    "Repository",
     "Rollout",
     "SignedDesired",
+    "Span",
     "StorageError",
     "StoredResult",
+    "kind_bit",
 ]
+
+# Kinds that are numbered higher share the last bit.
+_LAST_BIT = 62
+
+
+def kind_bit(kind: int) -> int:
+    """The bit of `ChunkHead.kinds` that stands for `kind`."""
+    return 1 << min(max(kind, 0), _LAST_BIT)
 
 
 class StorageError(BufferStorageError):
     """The console's database cannot be read or written."""
+
+
+class OverlapError(EdgeInferError):
+    """A result would be stored twice: whoever asked for that has miscounted."""
 
 
 class DeviceChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +75,48 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     reported: dict[str, Any]
     telemetry: dict[str, Any]
     refused: int
+
+
+class ChunkHead(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a chunk belongs, and what can be asked of it without reading it: the earliest and the latest time of its
+    results, and which kinds they are of (bit k: kind k, see `kind_bit`).
+
+    `whole` is false for the rest of a chunk whose beginning or end was stored before: its link still is that of its
+    end, but does not follow from what is left of its body.
+    """
+
+    device: str
+    epoch: int
+    first_seq: int
+    n: int
+    pipeline: str
+    codec: int
+    t_min_ns: int
+    t_max_ns: int
+    kinds: int
+    link: bytes = NO_LINK
+    whole: bool = True
+
+    @property
+    def last_seq(self) -> int:
+        return self.first_seq + self.n - 1
+
+
+class KeptChunk(ChunkHead, frozen=True, kw_only=True):
+    """A chunk as it came from the device."""
+
+    crc: int
+    body: bytes
+
+
+class Span(msgspec.Struct, frozen=True):
+    """The chunks of an epoch that hold results of some stretch of time: the numbers of the first and the last result
+    in them, and how many results they have together."""
+
+    epoch: int
+    first: int
+    last: int
+    results: int
 
 
 class StoredResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -105,7 +158,8 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 class Absent(msgspec.Struct, frozen=True):
-    """Results that will never come: `cause` is `evicted`, `missing` or `undecodable`."""
+    """Results that will never come: `cause` is `evicted`, `missing` or `undecodable`. `t_ns` is when the first of
+    them was made, 0 where the device does not say; `link` that of the hash chain after the last, where it is known."""
 
     device: str
     epoch: int
@@ -113,6 +167,36 @@ class Absent(msgspec.Struct, frozen=True):
     last: int
     cause: str
     reason: str
+    t_ns: int = 0
+    link: bytes = NO_LINK
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """A chunk that was refused because it does not fit the hash chain of what is stored. `times`: how often it came."""
+
+    device: str
+    epoch: int
+    first_seq: int
+    n: int
+    reason: str
+    first_ns: int
+    last_ns: int
+    times: int
+
+
+class DeviceBlob(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a device sent, or is sending. `t_ns` is when the device made it, `received_ns` when the last of it
+    came. Its place on the disk is named for its hash; `name` is only what the device calls it."""
+
+    device: str
+    sha256: str
+    kind: str
+    name: str
+    pipeline: str
+    t_ns: int
+    total_bytes: int
+    received_ns: int
+    done: bool
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -176,114 +260,3 @@ class SignedDesired(msgspec.Struct, frozen=True):
     device: str
     version: int
     envelope: bytes
-
-
-class Repository(Protocol):
-    """The one interface; `tests/contract/test_repository.py` says what an implementation must do."""
-
-    def transaction(self) -> AbstractContextManager[None]:
-        """All writes of this thread within are committed together, durably, or not at all."""
-
-    def close(self) -> None: ...
-
-    # devices
-    def change_device(self, name: str, change: DeviceChange, *, t_ns: int) -> None:
-        """Creates the device where it is new; `t_ns` becomes its last sign of life."""
-
-    def all_offline(self) -> None: ...
-
-    def device(self, name: str) -> Device | None: ...
-
-    def devices(self) -> list[Device]:
-        """By name."""
-
-    # accounting
-    def ledgers(self, device: str) -> dict[int, Ledger]:
-        """The ledger of each epoch but those that were retired, in the order in which the epochs were first seen
-        (their numbers are random)."""
-
-    def all_ledgers(self) -> dict[str, dict[int, Ledger]]:
-        """As `ledgers`, of each device."""
-
-    def retire_epoch(self, device: str, epoch: int) -> None:
-        """Forget an epoch's ledger but for its counts, which go into `retired`. Its results stay."""
-
-    def retired_seq(self, device: str, epoch: int) -> int:
-        """Up to where a retired epoch was settled; 0 for one that never was retired."""
-
-    def retired(self) -> dict[str, Ledger]:
-        """By device, the summed counts of its retired epochs."""
-
-    def save_ledger(self, device: str, epoch: int, ledger: Ledger) -> None: ...
-
-    def add_absent(self, device: str, epoch: int, ranges: Sequence[Range], *, cause: str, reason: str) -> None: ...
-
-    def absent(self, device: str, *, limit: int) -> list[Absent]:
-        """Newest first."""
-
-    def add_refusal(self, refusal: Refusal) -> None:
-        """Counts it (for its device, where that is known) and remembers the last few."""
-
-    def refusals(self, *, limit: int, device: str | None = None) -> list[Refusal]: ...
-
-    def refused_count(self) -> int:
-        """Of all devices and of strangers."""
-
-    # results
-    def add_results(self, results: Sequence[StoredResult]) -> int:
-        """Insert or ignore on (device, epoch, seq); returns how many were new. The device must be known."""
-
-    def results(
-        self, device: str, *, pipeline: str | None = None, after: tuple[int, int] | None = None, limit: int
-    ) -> list[StoredResult]:
-        """With `after` = (epoch, seq): those that follow, oldest first. Without: the newest, newest first.
-
-        An epoch follows those that were seen before it; an unknown one stands for the very beginning.
-        """
-
-    def pipelines(self, device: str | None = None) -> list[PipelineCount]: ...
-
-    def add_buckets(self, buckets: Iterable[Bucket]) -> None:
-        """Added to what is stored for the same pipeline, resolution and time."""
-
-    def buckets(self, *, resolution_s: int, since_s: int, until_s: int, device: str | None = None) -> list[Bucket]:
-        """Those with since_s <= t_s < until_s, oldest first."""
-
-    def drop_buckets(self, *, resolution_s: int, before_s: int) -> None: ...
-
-    # packages
-    def add_package(self, package: Package) -> bool:
-        """False where a package of that digest is already known; its blob is then updated."""
-
-    def packages(self) -> list[Package]:
-        """Newest first."""
-
-    def package(self, digest: str) -> Package | None: ...
-
-    def blob_bytes(self, sha256: str) -> int:
-        """The size of a blob that some package is carried by; 0 for an unknown one."""
-
-    # rollouts
-    def add_rollout(self, *, digest: str, target: str, state: str, t_ns: int) -> Rollout: ...
-
-    def rollouts(self, *, limit: int) -> list[Rollout]:
-        """Newest first."""
-
-    def rollout(self, rollout_id: int) -> Rollout | None: ...
-
-    def is_unfinished(self, rollout_id: int, *, final: Collection[str]) -> bool:
-        """Whether any deployment of the rollout is in a state that is not `final`."""
-
-    def set_rollout_state(self, rollout_id: int, state: str, *, t_ns: int) -> None: ...
-
-    def save_deployment(self, deployment: Deployment) -> None:
-        """By (rollout, device): inserted, or replaced."""
-
-    def deployments(self, *, rollout: int | None = None, device: str | None = None) -> list[Deployment]:
-        """Newest rollout first, then by device."""
-
-    def desired(self, device: str) -> SignedDesired | None: ...
-
-    def all_desired(self) -> list[SignedDesired]: ...
-
-    def save_desired(self, desired: SignedDesired) -> None: ...

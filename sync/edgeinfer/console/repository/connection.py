@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgeinfer.console.repository.base import StorageError
+from edgeinfer.console.repository.base import OverlapError, StorageError
 from edgeinfer.console.repository.schema import STEPS
 
 __all__ = ["SqliteConnection"]
@@ -101,7 +101,10 @@ class SqliteConnection:
                 hint="it was written by a newer edgeinfer: install that one",
             )
         for number, step in enumerate(STEPS[done:], start=done + 1):
-            self._writer.executescript(f"BEGIN IMMEDIATE;\n{step}\nPRAGMA user_version = {number};\nCOMMIT;")
+            if isinstance(step, str):
+                self._writer.executescript(f"BEGIN IMMEDIATE;\n{step}\nPRAGMA user_version = {number};\nCOMMIT;")
+            else:
+                step(self._writer, number)
 
     def _roll_back(self) -> None:
         # After a full disk SQLite may have rolled back on its own.
@@ -113,6 +116,8 @@ class SqliteConnection:
     def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
+        except sqlite3.IntegrityError as error:  # not the database's fault
+            raise OverlapError(f"{self.path}: cannot be {what}: {error}") from error
         except sqlite3.Error as error:
             reason = "the console has been stopped" if self._closed else str(error)
             raise StorageError(f"{self.path}: cannot be {what}: {reason}") from error

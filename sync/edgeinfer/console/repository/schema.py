@@ -3,7 +3,12 @@
 A step is never changed once released: `PRAGMA user_version` says how many of them a file has been through.
 """
 
-__all__ = ["STEPS"]
+import sqlite3
+from collections.abc import Callable
+
+from edgeinfer.console.repository.conversion import rows_into_chunks
+
+__all__ = ["STEPS", "Step"]
 
 _FIRST = """
 CREATE TABLE device (
@@ -97,4 +102,46 @@ CREATE TABLE retired (
 ) STRICT;
 """
 
-STEPS = (_FIRST, _EPOCHS_IN_ORDER)
+# Chunks are kept as they came. `kinds` has bit k set where there is a result of kind k. The trigger is the proof that
+# no number is stored twice, whatever the code above it believes.
+_CHUNKS = """
+CREATE TABLE chunk (
+    device INTEGER NOT NULL, epoch INTEGER NOT NULL, first_seq INTEGER NOT NULL, n INTEGER NOT NULL CHECK (n > 0),
+    t_min_ns INTEGER NOT NULL, t_max_ns INTEGER NOT NULL, pipeline INTEGER NOT NULL, kinds INTEGER NOT NULL,
+    codec INTEGER NOT NULL, whole INTEGER NOT NULL, link BLOB NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (device, epoch, first_seq)
+) STRICT;
+CREATE INDEX chunk_by_time ON chunk (device, t_max_ns, t_min_ns, epoch, first_seq, n);
+CREATE INDEX chunk_by_pipeline ON chunk (pipeline, epoch, first_seq);
+CREATE INDEX chunk_with_events ON chunk (device, epoch, first_seq) WHERE kinds & 32;
+CREATE TRIGGER chunk_once BEFORE INSERT ON chunk BEGIN
+    SELECT RAISE(ABORT, 'a result is stored already') WHERE NEW.first_seq <= (
+        SELECT first_seq + n - 1 FROM chunk WHERE device = NEW.device AND epoch = NEW.epoch
+            AND first_seq <= NEW.first_seq + NEW.n - 1 ORDER BY first_seq DESC LIMIT 1);
+END;
+
+ALTER TABLE progress ADD COLUMN conflicts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE retired ADD COLUMN conflicts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE absent ADD COLUMN t_ns INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE absent ADD COLUMN link BLOB NOT NULL DEFAULT x'';
+CREATE INDEX absent_by_end ON absent (device, epoch, last);
+
+CREATE TABLE conflict (
+    device INTEGER NOT NULL, epoch INTEGER NOT NULL, first_seq INTEGER NOT NULL, n INTEGER NOT NULL,
+    reason TEXT NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, times INTEGER NOT NULL,
+    PRIMARY KEY (device, epoch, first_seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE device_blob (
+    device INTEGER NOT NULL, sha256 TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, pipeline TEXT NOT NULL,
+    t_ns INTEGER NOT NULL, total_bytes INTEGER NOT NULL, received_ns INTEGER NOT NULL, done INTEGER NOT NULL,
+    PRIMARY KEY (device, sha256)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX device_blob_by_age ON device_blob (device, received_ns);
+"""
+
+Step = str | Callable[[sqlite3.Connection, int], None]
+"""SQL, run in one transaction with the new number; or what is given the connection and its own number, and sets that
+when it is done."""
+
+STEPS: tuple[Step, ...] = (_FIRST, _EPOCHS_IN_ORDER, _CHUNKS, rows_into_chunks)

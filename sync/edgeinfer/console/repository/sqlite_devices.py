@@ -1,4 +1,4 @@
-"""Devices, their accounting and what was refused, in SQLite."""
+"""Devices and the ledgers of their epochs, in SQLite."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from edgeinfer.console.ledger import Ledger, Range
-from edgeinfer.console.repository.base import Absent, Device, DeviceChange, Refusal, StorageError
+from edgeinfer.console.ledger import Ledger
+from edgeinfer.console.repository.base import Device, DeviceChange, StorageError
 from edgeinfer.console.repository.connection import Row, SqliteConnection
 
 __all__ = ["SqliteDevices"]
@@ -17,12 +17,10 @@ _DEVICE = (
     " telemetry, refused FROM device"
 )
 _LEDGER = (
-    "p.epoch, contiguous, ranges, stored, duplicates, evicted, missing, undecodable FROM progress p"
+    "p.epoch, contiguous, ranges, stored, duplicates, evicted, missing, undecodable, conflicts FROM progress p"
     " JOIN epoch e ON e.device = p.device AND e.epoch = p.epoch JOIN device ON device.id = p.device"
 )
-# Enough to see what goes on; hostile clients must not fill the disk.
-_REFUSALS_KEPT = 200
-_ABSENT_KEPT = 10_000
+_COUNTS = ("stored", "duplicates", "evicted", "missing", "undecodable", "conflicts")
 
 
 class SqliteDevices(SqliteConnection):
@@ -87,32 +85,32 @@ class SqliteDevices(SqliteConnection):
 
     def save_ledger(self, device: str, epoch: int, ledger: Ledger) -> None:
         number, ranges = self.device_id(device), _json(ledger.ranges)
-        counts = (ledger.stored, ledger.duplicates, ledger.evicted, ledger.missing, ledger.undecodable)
+        counts = [getattr(ledger, name) for name in _COUNTS]
         with self.transaction():
             self.know_epoch(number, epoch)
             self.write(
                 "INSERT OR REPLACE INTO progress (device, epoch, contiguous, ranges, stored, duplicates, evicted,"
-                " missing, undecodable) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " missing, undecodable, conflicts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, epoch, ledger.contiguous, ranges, *counts),
             )
 
     def retire_epoch(self, device: str, epoch: int) -> None:
         number = self.device_id(device)
-        counts = ("stored", "duplicates", "evicted", "missing", "undecodable")
-        sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in counts)
+        names, sums = ", ".join(_COUNTS), ", ".join(f"{name} = {name} + excluded.{name}" for name in _COUNTS)
         with self.transaction():
             self.write(
                 "UPDATE epoch SET retired_seq = coalesce((SELECT contiguous FROM progress WHERE device = ?1"
                 " AND epoch = ?2), retired_seq) WHERE device = ?1 AND epoch = ?2",
                 (number, epoch),
             )
-            # The names in `sums` are those above.
+            # The names are those of _COUNTS.
             self.write(
-                f"INSERT INTO retired SELECT device, {', '.join(counts)} FROM progress"  # noqa: S608
+                f"INSERT INTO retired (device, {names}) SELECT device, {names} FROM progress"  # noqa: S608
                 f" WHERE device = ? AND epoch = ? ON CONFLICT (device) DO UPDATE SET {sums}",
                 (number, epoch),
             )
             self.write("DELETE FROM progress WHERE device = ? AND epoch = ?", (number, epoch))
+            self._epochs.discard((number, epoch))
 
     def retired_seq(self, device: str, epoch: int) -> int:
         row = self.row(
@@ -123,7 +121,7 @@ class SqliteDevices(SqliteConnection):
 
     def retired(self) -> dict[str, Ledger]:
         rows = self.rows(
-            "SELECT name, stored, duplicates, evicted, missing, undecodable FROM retired"
+            "SELECT name, stored, duplicates, evicted, missing, undecodable, conflicts FROM retired"
             " JOIN device ON device.id = retired.device"
         )
         return {name: _ledger((0, "[]", *counts)) for name, *counts in rows}
@@ -139,49 +137,6 @@ class SqliteDevices(SqliteConnection):
         )
         self._epochs.add((device, epoch))
 
-    def add_absent(self, device: str, epoch: int, ranges: Sequence[Range], *, cause: str, reason: str) -> None:
-        number = self.device_id(device)
-        with self.transaction():
-            self.write_many(
-                "INSERT INTO absent (device, epoch, first, last, cause, reason) VALUES (?, ?, ?, ?, ?, ?)",
-                [(number, epoch, first, last, cause, reason) for first, last in ranges],
-            )
-            self.write(
-                "DELETE FROM absent WHERE device = ?1 AND id <= "
-                "(SELECT id FROM absent WHERE device = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-                (number, _ABSENT_KEPT),
-            )
-
-    def absent(self, device: str, *, limit: int) -> list[Absent]:
-        rows = self.rows(
-            "SELECT epoch, first, last, cause, reason FROM absent JOIN device ON device.id = absent.device"
-            " WHERE name = ? ORDER BY absent.id DESC LIMIT ?",
-            (device, limit),
-        )
-        return [Absent(device, *row) for row in rows]
-
-    def add_refusal(self, refusal: Refusal) -> None:
-        with self.transaction():
-            known = self.write("UPDATE device SET refused = refused + 1 WHERE name = ?", (refusal.device,))
-            self.write("INSERT INTO counter VALUES ('refused', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1")
-            number = self.insert(
-                "INSERT INTO refusal (t_ns, device, topic, reason, bytes) VALUES (?, ?, ?, ?, ?)",
-                (refusal.t_ns, refusal.device if known else "", refusal.topic, refusal.reason, refusal.bytes),
-            )
-            self.write("DELETE FROM refusal WHERE id <= ?", (number - _REFUSALS_KEPT,))
-
-    def refusals(self, *, limit: int, device: str | None = None) -> list[Refusal]:
-        rows = self.rows(
-            "SELECT t_ns, device, topic, reason, bytes FROM refusal WHERE ?1 IS NULL OR device = ?1"
-            " ORDER BY id DESC LIMIT ?2",
-            (device, limit),
-        )
-        return [Refusal(*row) for row in rows]
-
-    def refused_count(self) -> int:
-        row = self.row("SELECT value FROM counter WHERE name = 'refused'")
-        return 0 if row is None else int(row[0])
-
 
 def _column(value: object) -> object:
     return int(value) if isinstance(value, bool) else value if isinstance(value, str) else _json(value)
@@ -192,15 +147,11 @@ def _json(value: object) -> str:
 
 
 def _ledger(row: Sequence[Any]) -> Ledger:
-    contiguous, ranges, stored, duplicates, evicted, missing, undecodable = row
+    contiguous, ranges, *counts = row
     return Ledger(
         contiguous=contiguous,
         ranges=msgspec.json.decode(ranges, type=list[tuple[int, int]]),
-        stored=stored,
-        duplicates=duplicates,
-        evicted=evicted,
-        missing=missing,
-        undecodable=undecodable,
+        **dict(zip(_COUNTS, counts, strict=True)),
     )
 
 

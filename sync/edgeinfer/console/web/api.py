@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgeinfer.console.documents import package_document
-from edgeinfer.console.web.site import ApiResponse, Site, number, query
+from edgeinfer.console.web.device_api import device_routes
+from edgeinfer.console.web.site import ApiResponse, Site, not_found, number, query
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import PackageError, UsageError
 from edgeinfer.runtime.trust import key_id
@@ -30,22 +31,26 @@ class RolloutRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def api_routes(site: Site) -> list[Route]:
+    """Under /api/v1, and under /api, where they were before they had a version."""
     api = _Api(site)
-    return [
-        Route("/healthz", api.health),
-        Route("/api/status", api.status),
-        Route("/api/devices", api.devices),
-        Route("/api/devices/{device}", api.device),
-        Route("/api/results", api.results),
-        Route("/api/audit", api.audit),
-        Route("/api/series", api.series),
-        Route("/api/keys", api.keys),
-        Route("/api/packages", api.packages, methods=["GET"]),
-        Route("/api/packages", api.add_package, methods=["POST"]),
-        Route("/api/rollouts", api.rollouts, methods=["GET"]),
-        Route("/api/rollouts", api.add_rollout, methods=["POST"]),
-        Route("/api/rollouts/{rollout:int}", api.rollout),
-    ]
+    routes = [Route("/healthz", api.health)]
+    for prefix in ("/api/v1", "/api"):
+        routes += [
+            Route(f"{prefix}/status", api.status),
+            Route(f"{prefix}/devices", api.devices),
+            Route(f"{prefix}/devices/{{device}}", api.device),
+            *device_routes(site, prefix),
+            Route(f"{prefix}/results", api.results),
+            Route(f"{prefix}/audit", api.audit),
+            Route(f"{prefix}/series", api.series),
+            Route(f"{prefix}/keys", api.keys),
+            Route(f"{prefix}/packages", api.packages, methods=["GET"]),
+            Route(f"{prefix}/packages", api.add_package, methods=["POST"]),
+            Route(f"{prefix}/rollouts", api.rollouts, methods=["GET"]),
+            Route(f"{prefix}/rollouts", api.add_rollout, methods=["POST"]),
+            Route(f"{prefix}/rollouts/{{rollout:int}}", api.rollout),
+        ]
+    return routes
 
 
 class _Api:
@@ -72,7 +77,7 @@ class _Api:
     def device(self, request: Request) -> Response:
         name = request.path_params["device"]
         document = self._documents.device(name)
-        return _not_found(f"no device {name[:80]!r}") if document is None else ApiResponse(document)
+        return not_found(f"no device {name[:80]!r}") if document is None else ApiResponse(document)
 
     def results(self, request: Request) -> Response:
         limit = number(request, "limit", default=100, low=1, high=1000)
@@ -116,7 +121,7 @@ class _Api:
 
     def rollout(self, request: Request) -> Response:
         document = self._documents.rollout(request.path_params["rollout"])
-        return _not_found("no such rollout") if document is None else ApiResponse(document)
+        return not_found("no such rollout") if document is None else ApiResponse(document)
 
     async def add_rollout(self, request: Request) -> Response:
         wanted = _parse(await _small_body(request), RolloutRequest)
@@ -137,10 +142,6 @@ def _after(request: Request) -> tuple[int, int] | None:
     if not all(0 <= value < 1 << 63 for value in place):
         raise UsageError(f"expected after=EPOCH:SEQ in range, found {text[:80]!r}")
     return place
-
-
-def _not_found(message: str) -> ApiResponse:
-    return ApiResponse({"error": message, "hint": "", "kind": "NotFound"}, 404)
 
 
 def _parse(raw: bytes, type_: type[Any]) -> Any:

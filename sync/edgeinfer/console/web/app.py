@@ -1,6 +1,6 @@
 """Puts routes, guard and events together."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -20,8 +20,9 @@ from edgeinfer.runtime.errors import EdgeInferError
 __all__ = ["Site", "make_app"]
 
 
-def make_app(site: Site) -> Starlette:
-    """The application. `app.state.hub.end_streams()` ends the event streams, for a quick stop."""
+def make_app(site: Site, more_routes: Sequence[Route] = ()) -> Starlette:
+    """The application; `more_routes` are looked at first. `app.state.hub.end_streams()` ends the event streams, for a
+    quick stop."""
     hub = EventHub(site.feed, site.documents, site.status)
     pages = Pages(site)
 
@@ -45,7 +46,7 @@ def make_app(site: Site) -> Starlette:
         return error_response(error)
 
     app = Starlette(
-        routes=[*api_routes(site), Route("/api/events", hub.endpoint), *page_routes(pages)],
+        routes=[*more_routes, *api_routes(site), Route("/api/events", hub.endpoint), *page_routes(pages)],
         middleware=[Middleware(Guard, access=site.access)],
         exception_handlers={HTTPException: not_found, EdgeInferError: failed},
         lifespan=lifespan,

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from edgeinfer.console.documents import Documents
-from edgeinfer.console.live import Happened, LiveFeed
+from edgeinfer.console.live import LiveFeed
 from edgeinfer.runtime.errors import EdgeInferError
 
 __all__ = ["EventHub"]
@@ -76,11 +76,11 @@ class EventHub:
         last_status = b""
         while True:
             await asyncio.sleep(_INTERVAL_S)
-            happened = self._feed.take()
             if not self._watchers:
+                self._feed.take(watched=False)
                 continue
             try:
-                events = await run_in_threadpool(self._events, happened)
+                events = await run_in_threadpool(self._events)
                 status = _event("status", await run_in_threadpool(self._status))
             except EdgeInferError as error:  # what happened in this turn is not shown; the page reads it when it loads
                 self._complain(error.message)
@@ -99,7 +99,8 @@ class EventHub:
             self._complaint = reason
             _log.warning("event=page_events_failed reason=%r", reason)
 
-    def _events(self, happened: Happened) -> list[bytes]:
+    def _events(self) -> list[bytes]:
+        happened = self._feed.take()
         events = []
         if happened.counts:
             counts = [{"device": d, "pipeline": p, "n": n} for (d, p), n in happened.counts.items()]

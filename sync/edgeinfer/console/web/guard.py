@@ -21,7 +21,8 @@ __all__ = ["COOKIE", "Access", "Guard", "cookie_value"]
 
 COOKIE = "edgeinfer_session"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_OPEN_PATHS = ("/static/", "/healthz", "/sign-in")
+# The last one takes devices' own tokens, too, and asks for them itself.
+_OPEN_PATHS = ("/static/", "/healthz", "/sign-in", "/api/v1/ingest/")
 _HEADERS = (
     (
         b"content-security-policy",

@@ -6,6 +6,7 @@ that renders the same template again. Everything a device says goes through Jinj
 """
 
 import hmac
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -16,7 +17,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
+from edgeinfer.console.verdict import audit_document
 from edgeinfer.console.web import filters
+from edgeinfer.console.web.device_api import audit_of
 from edgeinfer.console.web.guard import COOKIE, cookie_value
 from edgeinfer.console.web.site import Site, number
 from edgeinfer.runtime.results import OF_A_FRAME, Kind
@@ -25,6 +28,7 @@ __all__ = ["Pages", "page_routes"]
 
 _HERE = Path(__file__).parent
 _LIVE_ROWS = 30
+_FILES = 12
 _MAX_FORM_BYTES = 4096
 _RESULT_KINDS = OF_A_FRAME | {Kind.EVENT}
 
@@ -40,6 +44,7 @@ def page_routes(pages: "Pages") -> list[Route | Mount]:
         Route("/fragments/tiles", pages.tiles_fragment),
         Route("/fragments/devices", pages.devices_fragment),
         Route("/fragments/devices/{device}", pages.device_fragment),
+        Route("/fragments/devices/{device}/audit", pages.audit_fragment),
         Route("/fragments/packages", pages.packages_fragment),
         Route("/fragments/rollouts", pages.rollouts_fragment),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
@@ -76,7 +81,8 @@ class Pages:
         if document is None:
             return self.not_found(request, "There is no such device.")
         results = self._documents.results(self._site.repository.results(name, limit=_LIVE_ROWS), max_items=1)
-        return self._page(request, "device.html", device=document, results=_shown(results))
+        files = self._site.sent_files.newest(name, _FILES)
+        return self._page(request, "device.html", device=document, results=_shown(results), files=files)
 
     def packages(self, request: Request) -> Response:
         return self._page(request, "packages.html", packages=self._documents.packages())
@@ -120,7 +126,14 @@ class Pages:
         document = self._documents.device(request.path_params["device"])
         if document is None:
             return Response("", status_code=404)
-        return self._render(request, "_device.html", device=document, status=self._site.status())
+        files = self._site.sent_files.newest(document["id"], _FILES)
+        return self._render(request, "_device.html", device=document, status=self._site.status(), files=files)
+
+    def audit_fragment(self, request: Request) -> Response:
+        found = audit_of(self._site, request)
+        if found is None:
+            return Response("", status_code=404)
+        return self._render(request, "_audit.html", audit=audit_document(found), now_s=time.time())
 
     def packages_fragment(self, request: Request) -> Response:
         return self._render(request, "_packages.html", packages=self._documents.packages())

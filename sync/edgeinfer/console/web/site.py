@@ -8,15 +8,19 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgeinfer.console.audit import Auditor
+from edgeinfer.console.commander import Commander
 from edgeinfer.console.deployer import Deployer
 from edgeinfer.console.documents import Documents
+from edgeinfer.console.incoming import Incoming
 from edgeinfer.console.live import LiveFeed
 from edgeinfer.console.registry import Registry
 from edgeinfer.console.repository import Repository
+from edgeinfer.console.sent_files import SentFiles
 from edgeinfer.console.web.guard import Access
 from edgeinfer.runtime.errors import EdgeInferError, PackageError, SignatureError, UsageError
 
-__all__ = ["ApiResponse", "Site", "error_response", "number", "query"]
+__all__ = ["ApiResponse", "Site", "error_response", "not_found", "number", "query"]
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +28,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
 
     repository: Repository
     documents: Documents
+    auditor: Auditor
+    sent_files: SentFiles
+    incoming: Incoming
+    commander: Commander
     registry: Registry
     deployer: Deployer
     feed: LiveFeed
@@ -49,6 +57,10 @@ def error_response(error: EdgeInferError) -> ApiResponse:
     """The error as a document; `kind` lets a program raise it again as what it was."""
     status = 422 if isinstance(error, PackageError | SignatureError) else 400 if isinstance(error, UsageError) else 503
     return ApiResponse({"error": error.message, "hint": error.hint, "kind": type(error).__name__}, status)
+
+
+def not_found(message: str) -> ApiResponse:
+    return ApiResponse({"error": message, "hint": "", "kind": "NotFound"}, 404)
 
 
 def query(request: Request, name: str) -> str | None:

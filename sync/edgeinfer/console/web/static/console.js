@@ -113,7 +113,7 @@ function resultRow(result, withDevice) {
   row.dataset.key = `${result.device}/${result.epoch}/${result.seq}`;
   const [first] = result.items, more = result.item_count - 1;
   const what = element("span", "what"), name = element("b", first || result.extra ? "" : "none");
-  name.textContent = first ? first.name : result.extra ? Object.entries(result.extra).map((e) => e.join(" ")).join(", ") : "nothing found";
+  name.textContent = first ? first.name : result.extra ? said(result.extra) : "nothing found";
   what.append(name);
   if (more > 0 && result.kind !== "classification") what.append(" ", element("small", "", `+${more}`));
   const time = element("time", "", format.ago(result.t_s));
@@ -127,6 +127,11 @@ function resultRow(result, withDevice) {
     cost,
   );
   return row;
+}
+
+// The picture of an event is shown elsewhere; its file's name says nothing to a reader.
+function said(extra) {
+  return Object.entries(extra).filter(([name]) => name !== "snapshot").map((entry) => entry.join(" ")).join(", ");
 }
 
 function element(tag, className, text = "") {
@@ -199,6 +204,59 @@ function sum(values) {
   return values.reduce((total, value) => total + value, 0);
 }
 
+// -- audit and log of a device --------------------------------------------------------------------------------
+
+function startProof(section) {
+  const answer = section.querySelector("[data-answer]");
+  let asked = 0;
+  const check = async (seconds) => {
+    const turn = ++asked;
+    answer.setAttribute("aria-busy", "true");
+    const since = seconds ? `?since=${Math.floor(Date.now() / 1000) - seconds}` : "";
+    let html = '<p class="empty">The console does not answer.</p>';
+    try {
+      const response = await fetch(section.dataset.proof + since, { headers: { accept: "text/html" } });
+      if (response.ok) html = await response.text(); // rendered, and escaped, by our own server
+    } catch {
+      // Said above.
+    }
+    if (turn !== asked) return;
+    answer.innerHTML = html;
+    answer.removeAttribute("aria-busy");
+    tick();
+  };
+  for (const button of section.querySelectorAll("[data-seconds]")) {
+    button.addEventListener("click", () => {
+      section.querySelectorAll("[data-seconds]").forEach((b) => b.setAttribute("aria-pressed", String(b === button)));
+      check(Number(button.dataset.seconds));
+    });
+  }
+  check(Number(section.querySelector('[aria-pressed="true"]').dataset.seconds));
+}
+
+function startLog(section) {
+  const button = section.querySelector("button"), said = section.querySelector("[data-said]");
+  const lines = section.querySelector("[data-lines]");
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    said.textContent = "Asking the device …";
+    try {
+      const response = await fetch(`${section.dataset.log}?lines=200`, { method: "POST" });
+      const answer = await response.json();
+      if (response.ok) {
+        lines.textContent = answer.lines.join("\n");
+        lines.hidden = false;
+        lines.scrollTop = lines.scrollHeight;
+      }
+      const all = answer.complete ? "" : " Some parts got lost on the way.";
+      said.textContent = response.ok ? `${answer.detail || "The latest lines"}.${all}` : explain(answer);
+    } catch {
+      said.textContent = "The console does not answer.";
+    }
+    button.disabled = false;
+  });
+}
+
 // -- forms ----------------------------------------------------------------------------------------------------
 
 function say(form, text, good) {
@@ -259,6 +317,8 @@ document.getElementById("pause")?.addEventListener("click", (event) => {
   event.target.textContent = paused ? "Paused" : "Pause";
 });
 document.querySelectorAll("[data-charts]").forEach(startCharts);
+document.querySelectorAll("[data-proof]").forEach(startProof);
+document.querySelectorAll("[data-log]").forEach(startLog);
 setInterval(() => {
   tick();
   showRate();

@@ -1,15 +1,9 @@
-"""Chunks: a run of consecutive results of one pipeline as one blob, stored and sent as it is.
-
-`COLUMNS` (codec 1) is zstd over a msgpack header and columns; `JSON` (codec 2) is zstd over a JSON array,
-to be read by hand. `TOMBSTONE` (codec 0) is no encoding of results: its body is JSON that says why they are
-gone, and it is never decoded here.
+"""Codec COLUMNS, the first one: a msgpack header and columns of bytes, to be compressed. It is read for ever.
 
 A column is a sequence of integers: the smallest is the base, the differences to it are stored in the
 narrowest of 0, 1, 2, 4 or 8 bytes, byte planes apart so that zstd finds the runs. Times and frame numbers
 are differenced first. Scores and boxes within 0..1 become 16-bit fixed point (steps of 1/65535); a column
 with any value outside keeps its float32 bits.
-
-Everything that a header claims is checked against a limit before memory is taken for it.
 """
 
 import math
@@ -20,22 +14,17 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import zstandard
 
-from edgeinfer.runtime.chunk import COLUMNS, JSON, TOMBSTONE
+from edgeinfer.runtime.codec.limits import MAX_ITEMS, MAX_RESULTS
+from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import CodecError
 from edgeinfer.runtime.results import Item, Kind, Result
 
-__all__ = ["COLUMNS", "JSON", "MAX_RESULTS", "TOMBSTONE", "decode", "encode"]
+__all__ = ["decode_columns", "encode_columns"]
 
-MAX_RESULTS = 65_536
-# What a decoder may be made to hold: Python objects take some ten times the bytes that they come from.
-_MAX_ITEMS = 1 << 18
-_MAX_RAW_BYTES = 8 << 20
 _MAX_HEADER_BYTES = 2 << 20
 _MAX_COLUMNS = 64
 _LAYOUT = 1
-_ZSTD_LEVEL = 3
 
 _PLAIN, _DELTA, _UNIT, _FLOAT = range(4)
 _WIDTHS: dict[int, type[np.unsignedinteger]] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -65,54 +54,13 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
 
 
 _header_decoder = msgspec.msgpack.Decoder(_Header)
-_json_decoder = msgspec.json.Decoder(list[Result])
 
 
-def encode(results: Sequence[Result], codec: int = COLUMNS) -> bytes:
-    """Encode 1 to MAX_RESULTS results. Raises CodecError for another number, an unknown codec, and what
-    `decode` would refuse as too large."""
-    if not 1 <= len(results) <= MAX_RESULTS:
-        raise CodecError(f"expected 1 to {MAX_RESULTS} results, found {len(results)}")
-    if codec == COLUMNS:
-        raw = _encode_columns(results)
-    elif codec == JSON:
-        raw = msgspec.json.encode(results)
-    else:
-        raise CodecError(f"expected codec {COLUMNS} or {JSON}, found {codec}")
-    if len(raw) > _MAX_RAW_BYTES:
-        raise CodecError(f"expected at most {_MAX_RAW_BYTES} bytes of results, found {len(raw)}")
-    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(raw)
-
-
-def decode(codec: int, body: bytes, *, n: int) -> list[Result]:
-    """The `n` results of a chunk. Raises CodecError for anything that is not exactly that."""
-    if not 1 <= n <= MAX_RESULTS:
-        raise CodecError(f"expected 1 to {MAX_RESULTS} results, found a claim of {n}")
-    if codec not in {COLUMNS, JSON}:
-        raise CodecError(f"expected codec {COLUMNS} or {JSON}, found {codec}")
-    raw = _decompress(body)
-    try:
-        results = _json_decoder.decode(raw) if codec == JSON else _decode_columns(raw)
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
-        raise CodecError(f"the chunk cannot be decoded: {error}") from error
-    if len(results) != n:
-        raise CodecError(f"expected {n} results in the chunk, found {len(results)}")
-    return results
-
-
-def _decompress(body: bytes) -> bytes:
-    try:
-        if zstandard.frame_content_size(body) > _MAX_RAW_BYTES:
-            raise CodecError(f"the chunk claims more than {_MAX_RAW_BYTES} bytes")
-        return zstandard.ZstdDecompressor().decompress(body, max_output_size=_MAX_RAW_BYTES, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise CodecError(f"the chunk is no zstd frame: {error}") from error
-
-
-def _encode_columns(results: Sequence[Result]) -> bytes:
+def encode_columns(results: Sequence[Result]) -> bytes:
+    """Before compression. Raises CodecError for what `decode_columns` would refuse."""
     items = list(chain.from_iterable(result.items for result in results))
-    if len(items) > _MAX_ITEMS:
-        raise CodecError(f"expected at most {_MAX_ITEMS} items in a chunk, found {len(items)}")
+    if len(items) > MAX_ITEMS:
+        raise CodecError(f"expected at most {MAX_ITEMS} items in a chunk, found {len(items)}")
     boxes = [item.box for item in items if item.box is not None]
     parts = [
         _pack("kind", _PLAIN, _ints(result.kind for result in results)),
@@ -173,7 +121,15 @@ def _narrowest(largest: int) -> int:
     return next(width for width in (0, 1, 2, 4, 8) if largest < 1 << (8 * width))
 
 
-def _decode_columns(raw: bytes) -> list[Result]:
+def decode_columns(raw: bytes) -> list[Result]:
+    """Raises CodecError for anything but what `encode_columns` may have written."""
+    try:
+        return _decoded(raw)
+    except (*MALFORMED, ValueError, OverflowError) as error:
+        raise CodecError(f"the chunk cannot be decoded: {error}") from error
+
+
+def _decoded(raw: bytes) -> list[Result]:
     header_bytes = int.from_bytes(raw[:4], "big")
     if header_bytes > min(len(raw) - 4, _MAX_HEADER_BYTES):
         raise CodecError("the chunk's header is longer than it can be")
@@ -191,7 +147,7 @@ class _Columns:
         offset = 0
         for column in header.columns:
             size = column.count * column.width
-            if column.width not in {0, *_WIDTHS} or not 0 <= column.count <= _MAX_ITEMS or offset + size > len(data):
+            if column.width not in {0, *_WIDTHS} or not 0 <= column.count <= MAX_ITEMS or offset + size > len(data):
                 raise CodecError(f"column {column.name[:20]!r} is larger than the chunk")
             self._found[column.name] = (column, data[offset : offset + size])
             offset += size
@@ -232,7 +188,7 @@ def _unpack(column: _Column, data: memoryview) -> Integers:
 def _results(header: _Header, columns: _Columns) -> list[Result]:
     n = header.n
     counts = columns.integers("items", n)
-    if min(counts) < 0 or sum(counts) > _MAX_ITEMS:
+    if min(counts) < 0 or sum(counts) > MAX_ITEMS:
         raise CodecError("the chunk claims more items than a chunk can hold")
     items = iter(_items(columns, sum(counts)))
     extras = dict(header.extras)

@@ -1,0 +1,259 @@
+"""Natural numbers as bits: each costs what it is worth, whatever its column.
+
+The class of a number is its length in bits (0 for 0, 1 for 1, 2 for 2 and 3, ... 64). A column's classes have ranks: it
+names them all in that order, or only the first one, and the others follow by their distance to it, of two as near the
+smaller one first. Of a rank the column's `fold` lowest bits (0 to 2) are taken off; what remains is written in unary
+(that many 0 bits and a 1) in one stream. The other stream has the bits that were taken off the ranks, of all numbers,
+and then the bits of each number below its highest one, which nobody could compress further. A column with few numbers
+that are not 0 lists these, and is in neither stream.
+
+Both streams begin with the most significant bit of their first byte and are filled up with 0 bits to a whole byte.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.runtime.codec.limits import MAX_LISTED
+from edgeinfer.runtime.errors import CodecError
+
+__all__ = ["CLASSES", "BitReader", "Naturals", "Numbers", "Streamed", "bit_lengths", "check_listed", "pack_numbers"]
+
+Naturals = npt.NDArray[np.uint64]
+Integers = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+# With the bits that are taken off they take more than one byte.
+Ranks = npt.NDArray[np.uint16]
+# The classes of a column by rank, one a byte; or place, number, place, number, ...; no bytes: all are 0.
+Numbers = bytes | list[int]
+
+# A number of 64 bits has a length of 0 to 64.
+CLASSES = 65
+# How many bits of its ranks a column can take off.
+_EACH_FOLD = np.arange(3)[:, None, None, None]
+# A listed number takes two bytes or more, one in the streams at least a bit for each place.
+_PLACES_A_LISTED = 16
+# How many bits a window of eight bytes is sure to hold from any bit of its first byte on.
+_WINDOW = 57
+_HALF = 32
+# Numbers that are worked on at a time: arrays that leave the cache, or the allocator's heap, are slow.
+_BLOCK = 1 << 13
+_ONE = np.uint64(1)
+
+
+def _nearest() -> Integers:
+    """(CLASSES, CLASSES): the classes in the order of their distance to each."""
+    distances = np.arange(CLASSES) - np.arange(CLASSES)[:, None]
+    return np.argsort(2 * np.abs(distances) + (distances > 0), axis=1)
+
+
+_NEAREST_RANKS = np.argsort(_nearest(), axis=1)
+_FILL = b"\xff"
+# One more, for all ranks beyond the last.
+_ROW = CLASSES + 1
+_BEYOND = np.uint16(CLASSES)
+_NEAREST: list[bytes] = [row.astype(np.uint8).tobytes() + _FILL for row in _nearest()]
+
+
+def bit_lengths(values: Naturals) -> npt.NDArray[np.int32]:
+    """The length in bits of each number, 0 for 0."""
+    # Without the second-highest bit no conversion to a float rounds up to the next power of two.
+    lengths: npt.NDArray[np.int32] = np.frexp((values & ~(values >> _ONE)).astype(np.float64))[1]
+    return lengths
+
+
+def pack_numbers(
+    values: Naturals, counts: Sequence[int], *, max_bytes: int
+) -> tuple[list[tuple[Numbers, int]], bytes, bytes]:
+    """Columns of `counts` numbers, one after the other: what each says of its numbers, and its fold; the unary stream;
+    the stream of low bits. Raises CodecError where the streams would take more than `max_bytes`."""
+    classes = bit_lengths(values)
+    width = int(classes.max()) + 1
+    keys = classes + np.arange(0, width * len(counts), width).repeat(counts)
+    histogram = np.bincount(keys, minlength=width * len(counts)).reshape(-1, width)
+    tables, folds, ranks = _ranked(histogram)
+    numbers: list[tuple[Numbers, int]] = []
+    is_streamed = []
+    for end, count, zeros, table, fold in zip(
+        accumulate(counts), counts, histogram[:, 0].tolist(), tables, folds.tolist(), strict=True
+    ):
+        few = count - zeros <= min(MAX_LISTED, count // _PLACES_A_LISTED + 1)
+        is_streamed.append(not few)
+        numbers.append((table, fold) if not few else (_listed(values[end - count : end]) if zeros < count else b"", 0))
+    spread = folds.repeat(counts)
+    if not all(is_streamed):
+        kept = np.array(is_streamed).repeat(counts)
+        values, classes, keys, spread = values[kept], classes[kept], keys[kept], spread[kept]
+    return numbers, *_streams(values, classes, ranks.reshape(-1)[keys], spread, max_bytes)
+
+
+def _ranked(histogram: Integers) -> tuple[list[bytes], Integers, Integers]:
+    """What each column has to say of its classes, its fold, and the rank of each class: what takes the fewest bits."""
+    columns, width = histogram.shape
+    by_rank = (-histogram).argsort(axis=1, kind="stable")
+    # All that there are are named, or only the most frequent one.
+    both = np.array((by_rank.argsort(axis=1), _NEAREST_RANKS[by_rank[:, 0], :width]))
+    used = np.count_nonzero(histogram, axis=1)
+    costs = np.add.reduce(histogram * (both >> _EACH_FOLD), axis=3)
+    costs += _EACH_FOLD[..., 0] * np.add.reduce(histogram, axis=1)
+    costs[:, 0] += 8 * (used - 1)
+    best = costs.reshape(-1, columns).argmin(axis=0)
+    # One class that is named alone is followed by those that are near, too.
+    is_near = (best & 1) | (used == 1)
+    classes = by_rank.astype(np.uint8).tobytes()
+    named = np.where(is_near, 1, used).tolist()
+    tables = [classes[start : start + count] for start, count in zip(range(0, len(classes), width), named, strict=True)]
+    return tables, best >> 1, both[is_near, np.arange(columns)]
+
+
+def _listed(column: Naturals) -> list[int]:
+    places = np.flatnonzero(column)
+    return [number for pair in zip(places.tolist(), column[places].tolist(), strict=True) for number in pair]
+
+
+def _streams(
+    values: Naturals, classes: npt.NDArray[np.int32], ranks: Integers, folds: Integers, max_bytes: int
+) -> tuple[bytes, bytes]:
+    if not len(values):
+        return b"", b""
+    ends = ((ranks >> folds) + 1).cumsum()
+    lengths = np.concatenate((folds, np.maximum(classes - 1, 0)))
+    if int(ends[-1]) + int(np.add.reduce(lengths)) > 8 * max_bytes:
+        raise CodecError(f"expected at most {max_bytes} bytes of numbers in a chunk")
+    unary = np.zeros(int(ends[-1]), dtype=np.uint8)
+    unary[ends - 1] = 1
+    return np.packbits(unary).tobytes(), _low_bits(np.concatenate((ranks.view(np.uint64), values)), lengths)
+
+
+def _low_bits(values: Naturals, lengths: Integers) -> bytes:
+    """The lowest `lengths` bits (at most 63) of each number, one after the other."""
+    (places,) = lengths.nonzero()
+    if not len(places):
+        return b""
+    values, lengths = values[places], lengths[places]
+    ends = lengths.cumsum()
+    total = int(ends[-1])
+    packed = np.zeros(total // 64 + 2, dtype=np.uint64)
+    for start in range(0, len(ends), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        _add_bits(packed, values[block], lengths[block], ends[block])
+    return packed.astype(">u8").tobytes()[: (total + 7) // 8]
+
+
+def _add_bits(packed: Naturals, values: Naturals, lengths: Integers, ends: Integers) -> None:
+    bits = values & ((_ONE << lengths.view(np.uint64)) - _ONE)
+    starts = ends - lengths
+    words = starts >> 6
+    # By how many bits each goes beyond the word that it begins in.
+    beyond = (starts & 63) + lengths - 64
+    (across,) = (beyond > 0).nonzero()
+    inside = bits << np.maximum(-beyond, 0).view(np.uint64)
+    inside[across] >>= beyond[across].view(np.uint64)
+    firsts = np.concatenate(((0,), (words[1:] != words[:-1]).nonzero()[0] + 1))
+    packed[words[firsts]] |= np.bitwise_or.reduceat(inside, firsts)
+    packed[words[across] + 1] |= bits[across] << (64 - beyond[across]).view(np.uint64)
+
+
+def check_listed(numbers: list[int], length: int) -> None:
+    """Raises CodecError for what does not name numbers of a column of `length`, and their places."""
+    if len(numbers) % 2 or min(numbers, default=0) < 0 or max(numbers[::2], default=-1) >= length:
+        raise CodecError("the chunk lists numbers at places that there are not")
+
+
+class Streamed(NamedTuple):
+    """A column whose numbers are in the streams."""
+
+    table: bytes
+    fold: int
+    length: int
+
+
+class BitReader:
+    """The numbers of columns. Raises CodecError unless the streams hold exactly those."""
+
+    def __init__(self, columns: Sequence[Streamed], unary: bytes, low: bytes) -> None:
+        ranks = _read_unary(sum([column.length for column in columns]), unary)
+        folded = sum([column.fold * column.length for column in columns])
+        if folded > 8 * len(low):
+            raise CodecError(f"expected at least {folded} low bits in the chunk, found {8 * len(low)}")
+        _unfold(ranks, columns, np.unpackbits(np.frombuffer(low, dtype=np.uint8, count=(folded + 7) // 8)))
+        self._classes = _classes(columns, ranks)
+        self._lengths = self._classes - (self._classes > 0)
+        self._ends = self._lengths.cumsum(dtype=np.int64)
+        self._ends += folded
+        total = int(self._ends[-1]) if columns else 0
+        if len(low) != (total + 7) // 8:
+            raise CodecError(f"expected {(total + 7) // 8} bytes of low bits in the chunk, found {len(low)}")
+        # Eight bytes from each byte on.
+        self._windows: npt.NDArray[np.uint64] = np.ndarray(
+            (len(low) + 1,), dtype=np.dtype(">u8"), buffer=low + bytes(8), strides=(1,)
+        )
+
+    def numbers(self, start: int, stop: int) -> Naturals:
+        """The numbers `start` to `stop` of all."""
+        lengths = self._lengths[start:stop].astype(np.int64)
+        found = self._bits(self._ends[start:stop] - lengths, lengths)
+        # The highest bit of each but of the zeros.
+        found |= (self._classes[start:stop] > 0).astype(np.uint64) << lengths.view(np.uint64)
+        return found
+
+    def _bits(self, starts: Integers, lengths: Integers) -> Naturals:
+        if len(lengths) and int(lengths.max()) > _WINDOW:
+            high = np.where(lengths > _HALF, lengths - _HALF, 0)
+            low = lengths - high
+            return (self._bits(starts, high) << low.view(np.uint64)) | self._bits(starts + high, low)
+        found: Naturals = self._windows.take(starts >> 3).astype(np.uint64)
+        found <<= (starts & 7).view(np.uint64)
+        # In two steps, as a shift by 64 is no shift.
+        found >>= _ONE
+        found >>= (63 - lengths).view(np.uint64)
+        return found
+
+
+def _read_unary(total: int, unary: bytes) -> Ranks:
+    """`total` numbers below CLASSES."""
+    if total > 8 * len(unary):
+        raise CodecError(f"expected a chunk of at least {total} bits, found {8 * len(unary)}")
+    (ones,) = np.unpackbits(np.frombuffer(unary, dtype=np.uint8)).nonzero()
+    if len(ones) != total or len(unary) != (int(ones[-1]) // 8 + 1 if total else 0):
+        raise CodecError(f"expected {total} numbers in the chunk, found {len(ones)}")
+    ones[1:] -= ones[:-1] + 1
+    if total and int(ones.max()) >= CLASSES:
+        raise CodecError("the chunk has a number of more than 64 bits")
+    return ones.astype(np.uint16)
+
+
+def _unfold(ranks: Ranks, columns: Sequence[Streamed], bits: Bytes) -> None:
+    """Put back the bits that were taken off the ranks."""
+    stop = bit = 0
+    for column in columns:
+        start, stop = stop, stop + column.length
+        if column.fold:
+            taken_off = bits[bit : bit + column.fold * column.length].reshape(-1, column.fold)
+            bit += column.fold * column.length
+            whole = ranks[start:stop]
+            for place in range(column.fold):
+                whole <<= 1
+                whole |= taken_off[:, place]
+
+
+def _classes(columns: Sequence[Streamed], ranks: Ranks) -> Bytes:
+    """The class of each number."""
+    if not columns:
+        return np.zeros(0, dtype=np.uint8)
+    by_rank = np.frombuffer(b"".join([_by_rank(column.table) for column in columns]), dtype=np.uint8)
+    firsts = np.arange(0, _ROW * len(columns), _ROW, dtype=np.uint16).repeat([column.length for column in columns])
+    classes: Bytes = by_rank.take(np.minimum(ranks, _BEYOND) + firsts)
+    if int(classes.max()) >= CLASSES:
+        raise CodecError("the chunk has a number of a class that its column does not have")
+    return classes
+
+
+def _by_rank(table: bytes) -> bytes:
+    """The classes by rank, filled up with what is none."""
+    if len(table) == 1 and table[0] < CLASSES:
+        return _NEAREST[table[0]]
+    return table[:CLASSES].ljust(_ROW, _FILL)

@@ -1,0 +1,127 @@
+"""Chooses how the columns of a chunk are modelled. What is always the same is not weighed anew for each chunk: times
+and frame numbers count up, an age begins with a latency, boxes resemble those of earlier pictures. Nothing of this is
+needed to read a chunk."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.runtime.codec.model import Model, Prediction
+
+__all__ = ["find_references", "items_modelled", "modelled"]
+
+Integers = npt.NDArray[np.int64]
+Modelled = tuple[list[Model], Integers]
+
+# How far back an item's likeness is looked for, in items. More finds little more, and takes time.
+_LOOK_BACK = 8
+# Values of a column that tell its median well enough.
+_SAMPLE = 200
+_WORD = 1 << 64
+_SIGN = 1 << 63
+
+
+def find_references(features: Integers, *, usual: int) -> Integers:
+    """For each item by how many items its likeness precedes it, 0 for none.
+
+    `features` (k, items) are numbers that are close for the same thing; `usual` is the number of items that most
+    results have: about that far back it is looked for.
+    """
+    usual = max(usual, 1)
+    farthest = max(1, usual - _LOOK_BACK // 2) + _LOOK_BACK - 1
+    padded = np.zeros((len(features), farthest + features.shape[1]), dtype=np.int64)
+    padded[:, farthest:] = features
+    # What precedes each item, the farthest first.
+    before: Integers = np.ndarray(
+        (*features.shape, _LOOK_BACK), dtype=np.int64, buffer=padded, strides=(*padded.strides, padded.strides[1])
+    )
+    distances = before - features[:, :, None]
+    cost = np.add.reduce(np.abs(distances, out=distances))
+    # Of equals the usual one.
+    cost[:, farthest - usual] -= 1
+    found: Integers = farthest - cost.argmin(axis=1)
+    first = found[:farthest]
+    first[first > np.arange(len(first))] = 0
+    return found
+
+
+def modelled(rows: Integers, *, counting: Sequence[int], minus: Sequence[tuple[int, int]]) -> Modelled:
+    """Models for rows (columns, length), and what these leave, counted from their bases. `counting`: rows whose values
+    are predicted as the ones before; `minus`: rows, and others to take off them."""
+    left = rows.copy()
+    taken_off, starts = dict(minus), {}
+    for row, other in minus:
+        left[row] -= rows[other]
+    for row in counting:
+        values = left[row]
+        first = int(values[0])
+        values[1:] = values[1:] - values[:-1]
+        # As large as the next step, so that it costs nothing of its own.
+        values[0] = values[1] if len(values) > 1 else 0
+        starts[row] = first - int(values[0])
+    medians = _medians(left)
+    left -= medians[:, None]
+    models = [
+        Model(
+            Prediction.PREVIOUS if row in starts else Prediction.NONE,
+            taken_off.get(row, -1),
+            _wrapped(starts.get(row, 0)),
+            base,
+        )
+        for row, base in enumerate(medians.tolist())
+    ]
+    return models, left
+
+
+def items_modelled(rows: Integers, *, minus: Sequence[tuple[int, int]]) -> Modelled:
+    """The same of columns along items, of which the first has the references. Another one is predicted by them where
+    that is nearer to it than its median; if none is, the references become 0."""
+    references = rows[0]
+    targets = np.where(references > 0, np.arange(len(references)) - references, 0)
+    left = rows - rows.take(targets, axis=1)
+    medians = _medians(rows)
+    around = rows - medians[:, None]
+    is_referring = _sizes(left) < _sizes(around)
+    is_referring[0] = False
+    if not is_referring.any():
+        around[0] = medians[0] = 0
+    models = []
+    for row, (refers, first, base) in enumerate(
+        zip(is_referring.tolist(), rows[:, 0].tolist(), medians.tolist(), strict=True)
+    ):
+        models.append(Model(Prediction.REFERENCE, -1, first, 0) if refers else Model(Prediction.NONE, -1, 0, base))
+        if not refers:
+            left[row] = around[row]
+    for row, other in minus:
+        if is_referring[row] and is_referring[other]:
+            models[row] = _without(models, left, row, other)
+    return models, left
+
+
+def _without(models: Sequence[Model], left: Integers, row: int, other: int) -> Model:
+    """Take another column off what is left of one, if they are all but the same, like the corners of a point. Else what
+    is left is noise, and the difference of two noises is larger than either."""
+    difference = left[row] - left[other]
+    if 2 * float(_sizes(difference)) >= float(_sizes(left[row])):
+        return models[row]
+    left[row] = difference
+    return Model(Prediction.REFERENCE, other, _wrapped(models[row].start - models[other].start), 0)
+
+
+def _medians(rows: Integers) -> Integers:
+    """About: those of some of the values."""
+    sample = rows[:, :: rows.shape[1] // _SAMPLE + 1]
+    middle = sample.shape[1] // 2
+    medians: Integers = np.partition(sample, middle, axis=1)[:, middle]
+    return medians
+
+
+def _sizes(rows: Integers) -> npt.NDArray[np.float64]:
+    """The sum of the absolute values of each row."""
+    sizes: npt.NDArray[np.float64] = np.add.reduce(np.abs(rows), axis=-1, dtype=np.float64)
+    return sizes
+
+
+def _wrapped(value: int) -> int:
+    return (value + _SIGN) % _WORD - _SIGN

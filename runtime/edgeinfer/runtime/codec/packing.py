@@ -1,0 +1,80 @@
+"""Codec PACKED, one way: a table becomes a body. docs/chunk-format.md is the layout."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.runtime.codec.bits import Numbers, pack_numbers
+from edgeinfer.runtime.codec.body import joined
+from edgeinfer.runtime.codec.choice import find_references, items_modelled, modelled
+from edgeinfer.runtime.codec.head import REFERENCES, ColumnHead, check_lengths, check_schema, encode_head, grouped
+from edgeinfer.runtime.codec.limits import MAX_RAW_BYTES
+from edgeinfer.runtime.codec.model import Model, counted
+from edgeinfer.runtime.codec.reals import Form
+from edgeinfer.runtime.codec.table import Axis, Column, Field, Lengths, Table, Type
+
+__all__ = ["pack_table"]
+
+Integers = npt.NDArray[np.int64]
+
+# The next label is as bad as a box that is off by this much, in steps of 1/65536.
+_OTHER_LABEL = 3_000
+# What counts up, and what begins where another column ends.
+_COUNTING = ("t", "frame")
+_MINUS = (("age", "latency"), ("x2", "x1"), ("y2", "y1"))
+
+
+def pack_table(table: Table) -> bytes:
+    """Raises CodecError for what could not be unpacked again, as it is too large."""
+    schema, lengths = table.schema, table.lengths
+    check_schema(schema)
+    check_lengths(schema, lengths)
+    columns = {column.field.name: column for column in table.columns}
+    groups = grouped(schema, lengths)
+    packed = [counted(left, models) for models, left in (_modelled(group, columns, lengths) for group in groups)]
+    counts = [len(row) for _, rows in packed for row in rows]
+    naturals = np.concatenate([rows.reshape(-1) for _, rows in packed])
+    numbers, unary, low = pack_numbers(naturals, counts, max_bytes=MAX_RAW_BYTES)
+    heads = _column_heads(groups, [models for models, _ in packed], columns, iter(numbers))
+    objects = [column.objects for column in table.columns if column.field.type is Type.OBJECT]
+    return joined(encode_head(schema, lengths, heads, objects), unary, low)
+
+
+def _modelled(fields: Sequence[Field], columns: dict[str, Column], lengths: Lengths) -> tuple[list[Model], Integers]:
+    refers = fields[0] is REFERENCES
+    values = {field.name: columns[field.name].values for field in fields[refers:]}
+    if refers:
+        values = {REFERENCES.name: _references(values, lengths), **values}
+    names = list(values)
+    minus = [(names.index(one), names.index(other)) for one, other in _MINUS if one in values and other in values]
+    rows = np.concatenate(list(values.values())).reshape(len(values), -1)
+    if refers:
+        return items_modelled(rows, minus=minus)
+    return modelled(rows, counting=[names.index(name) for name in _COUNTING if name in values], minus=minus)
+
+
+def _references(values: dict[str, Integers], lengths: Lengths) -> Integers:
+    """By label, box and score; of items without boxes, by label alone: a score like an earlier one tells nothing."""
+    features = [values["label"] * _OTHER_LABEL]
+    if "x1" in values:
+        features += [values["x1"] + values["score"], values["y1"], values["x2"] + values["y2"]]
+    return find_references(np.array(features), usual=round(lengths[Axis.ITEM] / lengths[Axis.RESULT]))
+
+
+def _column_heads(
+    groups: Sequence[Sequence[Field]],
+    models: Sequence[Sequence[Model]],
+    columns: dict[str, Column],
+    numbers: Iterator[tuple[Numbers, int]],
+) -> list[ColumnHead]:
+    heads: list[ColumnHead] = []
+    for fields, theirs in zip(groups, models, strict=True):
+        first = len(heads)
+        for field, model in zip(fields, theirs, strict=True):
+            found, fold = next(numbers)
+            form = Form.NONE if field is REFERENCES else columns[field.name].form
+            how = model.prediction | model.signed << 2 | form << 3 | fold << 5
+            minus = first + model.minus + 1 if model.minus >= 0 else 0
+            heads.append(ColumnHead(how, model.base, found, model.start, minus, model.factor))
+    return heads
