@@ -1,17 +1,16 @@
-"""A console that is put back to an older copy of its database: what came after that copy and is no longer on the device
-is counted as missing; all else arrives, and nothing twice."""
+"""A console that is put back to an older copy of its database: what came after that copy, and was acknowledged, counts as
+missing; all else arrives, and nothing twice."""
 
 import random
 import shutil
 from pathlib import Path
-
-import pytest
 
 from agents import DEVICE, agent_process, append, fill, write_config
 from brokers import Mosquitto
 from consoles import RunningConsole, console_toml
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import SyncDb
+from fault_proxy import FaultProxy
 from fault_report import FaultReport
 from stored import stored_results
 from waiting import wait_until
@@ -27,43 +26,45 @@ def acknowledged(folder: Path, epoch: int) -> int:
         return 0
 
 
-@pytest.mark.parametrize("agent_lives", [True, False], ids=["devices reconnect", "agent is started anew"])
-def test_an_older_copy_of_the_consoles_database(tmp_path: Path, faults: FaultReport, *, agent_lives: bool) -> None:
+def wait_acknowledged(folder: Path, epoch: int, seq: int) -> None:
+    wait_until(
+        lambda: acknowledged(folder, epoch) == seq, timeout_s=PATIENCE_S, what=f"the acknowledgement of result {seq}"
+    )
+
+
+def put_back(console: RunningConsole, copy: Path, data: Path) -> None:
+    console.kill()
+    shutil.rmtree(data)
+    copy.rename(data)
+    console.start()
+    wait_until(lambda: bool(console.get("/api/status")["broker"]["connected"]), timeout_s=PATIENCE_S)
+
+
+def test_an_older_copy_of_the_consoles_database(tmp_path: Path, faults: FaultReport) -> None:
     chance = random.Random(faults.seed)
     (tmp_path / "runtime").mkdir()
     copied, lost, later = (chance.randrange(100, 900) for _ in range(3))
-    with Mosquitto(tmp_path) as broker:
-        config, data = console_toml(tmp_path, broker.port), tmp_path / "data"
-        buffer = fill(tmp_path, copied)
+    made = copied + lost + later
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    buffer = fill(tmp_path, copied)
+    with Mosquitto(tmp_path) as broker, FaultProxy(broker.port) as proxy:
         agent = write_config(tmp_path, broker)
-        with RunningConsole(config) as console:
-            with agent_process(agent) as process:
-                wait_until(lambda: acknowledged(tmp_path, buffer.epoch) == copied, timeout_s=PATIENCE_S)
-                assert console.terminate()[0] == 0
-                shutil.copytree(data, tmp_path / "backup")
-                console.start()
-                append(buffer, copied, lost)
-                wait_until(lambda: acknowledged(tmp_path, buffer.epoch) == copied + lost, timeout_s=PATIENCE_S)
-                console.kill()
-                shutil.rmtree(data)
-                (tmp_path / "backup").rename(data)
-                if not agent_lives:
-                    process.terminate()
-                    process.wait(10)
-                console.start()
-                append(buffer, copied + lost, later)
-                made = copied + lost + later
-                if agent_lives:
-                    # A connection that is new begins with the device saying what it still has.
-                    broker.kill()
-                    broker.start()
-                    wait_until(lambda: acknowledged(tmp_path, buffer.epoch) == made, timeout_s=PATIENCE_S)
-            if not agent_lives:
-                with agent_process(agent):
-                    wait_until(lambda: acknowledged(tmp_path, buffer.epoch) == made, timeout_s=PATIENCE_S)
+        agent.write_text(agent.read_text().replace(f"port = {broker.port}", f"port = {proxy.port}"))
+        with RunningConsole(console_toml(tmp_path, broker.port)) as console, agent_process(agent):
+            wait_acknowledged(tmp_path, buffer.epoch, copied)
+            assert console.terminate()[0] == 0
+            shutil.copytree(data, copy)
+            console.start()
+            append(buffer, copied, lost)
+            wait_acknowledged(tmp_path, buffer.epoch, copied + lost)
+            put_back(console, copy, data)
+            append(buffer, copied + lost, later)
+            # A connection that is new begins with the device saying what it still has.
+            proxy.drop()
+            wait_acknowledged(tmp_path, buffer.epoch, made)
             audit = console.audit(DEVICE)
             assert console.terminate()[0] == 0
-        assert buffer.close()
+    assert buffer.close()
     rows = stored_results(data / "console.db", DEVICE)
     faults.add(
         "console from an older copy", times=1, made=made, durable=made, stored=len(rows), missing=audit["missing"],

@@ -128,6 +128,7 @@ def _check_numbering(chunks: list[StoredChunk], *, first: int, last: int, acknow
             assert following < chunk.first_seq <= acknowledged + 1, f"after {following - 1} comes {chunk.first_seq}"
             link = NO_LINK
         following = chunk.last_seq + 1
+        assert chunk.link != NO_LINK or chunk.codec == TOMBSTONE
         if (expected := link_after(link, chunk)) != NO_LINK:
             assert chunk.link == expected, f"the chain is broken at {chunk.first_seq}"
         link = chunk.link

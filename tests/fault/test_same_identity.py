@@ -89,7 +89,7 @@ def is_settled(console: RunningConsole, machines: list[Machine]) -> bool:
 @pytest.mark.parametrize("events", [False, True], ids=["results", "with events"])
 def test_a_cloned_card_never_interleaves(tmp_path: Path, faults: FaultReport, events: bool) -> None:
     chance = random.Random(faults.seed)
-    rounds = faults.size(ci=3, full=20)
+    rounds = faults.size(ci=2, full=20)
     with Mosquitto(tmp_path) as broker, console_of(tmp_path, broker) as console, ExitStack() as stack:
         first = Machine(tmp_path / "first", broker, label=1)
         stack.callback(first.buffer.close)

@@ -14,6 +14,7 @@ from edgeinfer.runtime.buffer import Buffer, BufferConfig
 from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.errors import BrokerError, ConsoleError
 from edgeinfer.runtime.handoff import SyncDb
+from edgeinfer.runtime.results import Kind, Result
 from edgeinfer.sync.agent import Agent
 from edgeinfer.sync.messages import Ack, Birth, StateMessage, decode, encode
 from edgeinfer.sync.mqtt import BrokerConfig, MqttLink
@@ -251,6 +252,20 @@ def test_once_drains_and_leaves(folder: Path, broker: Mosquitto) -> None:
     assert (report.sent, report.acknowledged, report.update) == (1_000, 1_000, "IDLE")
     assert report.bytes > 1_000
     assert (again.sent, again.acknowledged, again.bytes) == (0, 0, 0)
+
+
+def test_what_was_sent_is_counted_once_though_events_go_ahead(folder: Path, broker: Mosquitto) -> None:
+    buffer = fill(folder, 3_000)
+    for number in range(5):
+        append(buffer, 3_000 + 10 * number, 10)
+        buffer.append("door", Result(Kind.EVENT, 1_700_000_000_000_000_000, number, extra={"rule": "seven"}))
+        assert buffer.flush(30.0)
+    buffer.close()
+    with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console:
+        wait_until(lambda: console.link is not None and console.link.connected, what="the console")
+        report = Agent(sync_config(folder, broker)).drain_once(30.0)
+        assert is_exact(console, buffer)
+    assert (report.sent, report.acknowledged) == (3_055, 3_055)
 
 
 def test_once_says_which_side_did_not_answer(folder: Path, broker: Mosquitto) -> None:

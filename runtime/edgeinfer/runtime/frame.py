@@ -43,8 +43,8 @@ class Frame(msgspec.Struct, frozen=True):
     float32 in -1..1, or a tensor. `origin`: set where the frame was made by another pipeline.
     `stream_ns`: where in its recording the frame lies, which is read faster than it was made; -1 for a live source.
     `t_ns`: wall clock at capture; `mono_ns`: monotonic clock at capture; `index`: from 0 in its source,
-    and once a pipeline has captured it, from 0 in the pipeline. `on_end`: called by any thread, once, with the state that
-    the frame ended in, after what came of it was handed to the buffer.
+    and once a pipeline has captured it, from 0 in the pipeline. `on_end`: called by any thread, once, with the state
+    that the frame ended in, after what came of it was handed to the buffer.
     """
 
     data: npt.NDArray[Any]

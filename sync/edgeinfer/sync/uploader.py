@@ -50,6 +50,7 @@ class Uploader:
         self._buffer = Watched(Path(config.runtime_dir) / "buffer.db", BufferReader)
         self._topics = topic(config.tenant, config.device, "up/res/")
         self._backlog: Backlog | None = None
+        self._links: dict[int, bytes] = {}  # after the last number of each chunk that is on its way
         self._session: UploadSession | None = None
         self._sizes = SizeLimit(MAX_CHUNK_BYTES)
         self._quota = 0
@@ -58,6 +59,8 @@ class Uploader:
         self._floor: dict[str, int] | None = None
         self._limit = LogLimit()
         self._refused = ""
+        self._counted = 0  # up to here every result was sent, or went ahead
+        self._ahead: set[int] = set()  # first numbers of events that did, above it
         self.sent_results = 0
         self.acknowledged_results = 0
         self.sent_bytes = 0
@@ -91,6 +94,7 @@ class Uploader:
 
     def lost(self) -> None:
         self._quota = 0
+        self._links.clear()
         if self._session is not None:
             self._session.lost()
 
@@ -117,6 +121,7 @@ class Uploader:
         self.acknowledged_results += session.acked_seq - before
         if verdict is AckVerdict.PROGRESS:
             self._sizes.progress()
+            self._links = {seq: link for seq, link in self._links.items() if seq > session.acked_seq}
         if verdict is AckVerdict.BEYOND and (held := self._limit.admit("beyond", now_s)) is not None:
             _log.warning("event=ack_beyond_sent acked=%d sent=%d held_back=%d", ack.seq, session.through_seq, held)
         if session.conflict and not conflict:
@@ -139,16 +144,20 @@ class Uploader:
 
     def _is_here(self, ack: Ack) -> bool:
         """Whether the chain may have this link after this number: it has, or that is not known any more."""
-        reader = self._buffer.current()
         try:
-            if reader is None or reader.durable_seq() < ack.seq:
-                return False
-            return reader.link_before(ack.seq + 1) in {NO_LINK, bytes.fromhex(ack.link)}
+            theirs = bytes.fromhex(ack.link)
+            ours = self._links.get(ack.seq)
+            if ours is None:
+                reader = self._buffer.current()
+                if reader is None or reader.durable_seq() < ack.seq:
+                    return False
+                ours = reader.link_before(ack.seq + 1)
         except BufferStorageError as error:
             self._buffer.failed(error)
+            return False
         except ValueError as error:
             raise MessageError(f"expected a link of the hash chain in hex, found {ack.link[:40]!r}") from error
-        return False
+        return ours in {NO_LINK, theirs}
 
     def stored(self, epoch: int, seq: int, now_s: float) -> None:
         """As `Way.stored`. The upload begins anew from there; what is in flight is sent again at worst."""
@@ -234,6 +243,7 @@ class Uploader:
         acked = self._db.acknowledged(epoch)
         is_known = self._db.counter("sent_epoch") == epoch
         sent = self._db.counter("sent") if is_known else 0
+        self._links.clear()
         self._session = session = UploadSession(
             self._config.upload,
             epoch=epoch,
@@ -241,6 +251,7 @@ class Uploader:
             through_seq=min(sent, self._db.counter("sent_through")),
             sent_seq=sent,
         )
+        self._counted, self._ahead = session.through_seq, set()
         if not is_known:
             self._db.set_upload_progress(epoch, acked, sent_through=acked, sent=acked)
         self._persisted = (acked, session.through_seq, session.sent_seq)
@@ -305,13 +316,26 @@ class Uploader:
                 self._say_given_up(part, "too large", now_s)
         return found
 
+    def _not_counted(self, chunk: StoredChunk, lane: int) -> int:
+        """How many of its results go out for the first time. Events may have gone ahead of what lies before them."""
+        if chunk.first_seq in self._ahead:
+            return 0
+        if lane == EVENTS and chunk.first_seq > self._counted:
+            self._ahead.add(chunk.first_seq)
+            return chunk.n
+        new = chunk.last_seq - max(self._counted, chunk.first_seq - 1)
+        self._counted = max(self._counted, chunk.last_seq)
+        self._ahead = {first_seq for first_seq in self._ahead if first_seq > self._counted}
+        return max(0, new)
+
     def _publish(self, session: UploadSession, chunk: StoredChunk, lane: int, now_s: float) -> bool:
         message = ChunkMessage(chunk.codec, session.epoch, chunk.first_seq, chunk.n, chunk.crc, chunk.body, chunk.link)
         raw = encode_chunk(message)
         if not self._link.publish(self._topics + chunk.pipeline, raw, qos=1, alias=True, more=True):
             return False
+        self._links[chunk.last_seq] = chunk.link
         self._allowance.spent(_PRIORITY[lane], len(raw), now_s)
-        self.sent_results += max(0, chunk.last_seq - max(session.sent_seq, chunk.first_seq - 1))
+        self.sent_results += self._not_counted(chunk, lane)
         self.sent_bytes += len(raw)
         session.sent(chunk.first_seq, chunk.n, size=len(raw), now_s=now_s, lane=lane)
         return True

@@ -145,6 +145,16 @@ def test_a_table_that_could_not_be_read_again_is_not_written() -> None:
             encode_table(with_columns(table, strange))
 
 
+def test_columns_in_another_order_are_the_same_results() -> None:
+    given_ = [
+        Result(Kind.KEYPOINTS, 5 + i, i, 7, 9, (Item(0, 0.5, (i / 8, i / 16, i / 8, i / 16)),), {"i": i})
+        for i in range(8)
+    ]
+    table = decode_table(PACKED, encode(given_), n=8)
+    body = encode_table(Table(table.lengths, table.columns[::-1]))
+    assert decode(PACKED, body, n=8) == decode(PACKED, encode(given_), n=8)
+
+
 def test_unknown_kinds_are_a_table_but_no_results() -> None:
     table = decode_table(PACKED, encode([Result(Kind.EVENT, 1)]), n=1)
     strange = Column(STANDARD[0], np.array([99], dtype=np.int64))

@@ -47,7 +47,8 @@ def _modelled(fields: Sequence[Field], columns: dict[str, Column], lengths: Leng
     if refers:
         values = {REFERENCES.name: _references(values, lengths), **values}
     names = list(values)
-    minus = [(names.index(one), names.index(other)) for one, other in _MINUS if one in values and other in values]
+    pairs = [(names.index(one), names.index(other)) for one, other in _MINUS if one in values and other in values]
+    minus = [(one, other) for one, other in pairs if other < one]
     rows = np.concatenate(list(values.values())).reshape(len(values), -1)
     if refers:
         return items_modelled(rows, minus=minus)
