@@ -62,7 +62,7 @@ def result(number: int) -> Result:
 
 
 def detection(number: int) -> Result:
-    """Two boxes that move, with a detector's noise: some 18 bytes a result (a recorded run of an SSD: 1.3 boxes, 13)."""
+    """Two boxes that move, with a detector's noise: some 18 bytes a result (a recorded SSD: 1.3 boxes, 13)."""
     chance = random.Random(number)
     time_ns = 1_700_000_000_000_000_000 + number * 33_333_333 + chance.randrange(1_000_000)
     x = 0.2 + number % 300 / 600

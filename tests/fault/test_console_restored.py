@@ -1,5 +1,5 @@
-"""A console that is put back to an older copy of its database: what came after that copy, and was acknowledged, counts as
-missing; all else arrives, and nothing twice."""
+"""A console that is put back to an older copy of its database: what came after that copy, and was acknowledged, counts
+as missing; all else arrives, and nothing twice."""
 
 import random
 import shutil
