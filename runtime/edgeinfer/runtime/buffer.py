@@ -50,6 +50,8 @@ _MAX_RETRY_WAIT_S = 5.0
 # A salvage works for a third of the time at most: what is inferred meanwhile comes first.
 _SALVAGE_PAUSE_S = 0.05
 _SHORTEST_AGE_S = 10.0
+# Whether something may go is asked at each flush, but not for each of many events.
+_DROP_INTERVAL_S = 1.0
 
 
 class BufferConfig(Section, frozen=True):
@@ -248,7 +250,7 @@ class Buffer:
             self._store.close()
 
     def _write_until_closed(self) -> None:
-        next_flush = time.monotonic() + self._config.flush_interval_s
+        next_drop, next_flush = 0.0, time.monotonic() + self._config.flush_interval_s
         while True:
             wait_s = max(0.0, next_flush - time.monotonic())
             self._wake.wait(min(wait_s, _SALVAGE_PAUSE_S) if self._store.is_salvaging else wait_s)
@@ -266,7 +268,8 @@ class Buffer:
                 self.durable_since_s = now
             if closing:
                 return
-            if partial:
+            if now >= next_drop:
+                next_drop = now + min(self._config.flush_interval_s, _DROP_INTERVAL_S)
                 self._drop_acknowledged()
             self._salvage_step()
 

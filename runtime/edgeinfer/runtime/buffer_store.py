@@ -47,7 +47,7 @@ _ANY_SIZE = 1 << 62
 _TEND_NS = 1_000_000_000
 # What a chunk may take beside its body: its row, and where its lane has no open segment, a table.
 _CHUNK_BYTES = 300
-_TABLE_BYTES = 4096
+_NEW_LANE_BYTES = 4096
 
 
 class BufferStore:
@@ -125,7 +125,12 @@ class BufferStore:
                 return
             if self._out_of_room:
                 self._relieve()
-            self._make_room(self._needed(chunks))
+            size = sum([len(chunk.body) for chunk in chunks])
+            # A rough upper bound: where that fits, nothing is looked at.
+            self._spare -= size + _NEW_LANE_BYTES * len(chunks)
+            if self._spare < 0:
+                tables = {(chunk.pipeline, chunk.lane) for chunk in chunks} - self._file.tails.keys()
+                self._make_room(size + _CHUNK_BYTES * len(chunks) + _NEW_LANE_BYTES * len(tables))
             self._file.append(chunks)
         except SqliteErrors as error:
             raise self._failed(error) from error
@@ -239,14 +244,8 @@ class BufferStore:
                 reason, sum(count for _, count in evicted), ",".join(pipelines),
             )  # fmt: skip
 
-    def _needed(self, chunks: Sequence[NewChunk]) -> int:
-        tables = {(chunk.pipeline, chunk.lane) for chunk in chunks} - self._file.tails.keys()
-        return sum(len(chunk.body) + _CHUNK_BYTES for chunk in chunks) + _TABLE_BYTES * len(tables)
-
     def _make_room(self, incoming_bytes: int) -> None:
-        self._spare -= incoming_bytes
-        if self._spare >= 0:
-            return
+        """Give up what is needed for so many bytes, and find out how many more there are."""
         cap = min(int(_FULL_SHARE * self._limits.max_bytes), self._disk_limit - self.commit_bytes // 2)
         self._tell(self._file.make_room(cap - incoming_bytes, self.acknowledged), reason="full")
         self._spare = max(0, cap - incoming_bytes - used_bytes(self._file.db))
