@@ -120,9 +120,9 @@ class ModelDb:
     def counter(self, name: str) -> int:
         return self.counters.get(name, 0)
 
-    def set_upload_progress(self, epoch: int, seq: int, *, sent_through: int, sent: int) -> None:
+    def set_upload_progress(self, epoch: int, seq: int, *, sent_through: int, sent: int, refused: int = 0) -> None:
         self.acked[epoch] = max(seq, self.acknowledged(epoch))
-        self.counters = {"sent_through": sent_through, "sent": sent, "sent_epoch": epoch}
+        self.counters = {"sent_through": sent_through, "sent": sent, "sent_epoch": epoch, "refused": refused}
 
 
 class ModelLink:

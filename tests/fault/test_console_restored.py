@@ -10,7 +10,6 @@ from brokers import Mosquitto
 from consoles import RunningConsole, console_toml
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import SyncDb
-from fault_proxy import FaultProxy
 from fault_report import FaultReport
 from stored import stored_results
 from waiting import wait_until
@@ -47,9 +46,8 @@ def test_an_older_copy_of_the_consoles_database(tmp_path: Path, faults: FaultRep
     made = copied + lost + later
     data, copy = tmp_path / "data", tmp_path / "copy"
     buffer = fill(tmp_path, copied)
-    with Mosquitto(tmp_path) as broker, FaultProxy(broker.port) as proxy:
+    with Mosquitto(tmp_path) as broker:
         agent = write_config(tmp_path, broker)
-        agent.write_text(agent.read_text().replace(f"port = {broker.port}", f"port = {proxy.port}"))
         with RunningConsole(console_toml(tmp_path, broker.port)) as console, agent_process(agent):
             wait_acknowledged(tmp_path, buffer.epoch, copied)
             assert console.terminate()[0] == 0
@@ -59,8 +57,6 @@ def test_an_older_copy_of_the_consoles_database(tmp_path: Path, faults: FaultRep
             wait_acknowledged(tmp_path, buffer.epoch, copied + lost)
             put_back(console, copy, data)
             append(buffer, copied + lost, later)
-            # A connection that is new begins with the device saying what it still has.
-            proxy.drop()
             wait_acknowledged(tmp_path, buffer.epoch, made)
             audit = console.audit(DEVICE)
             assert console.terminate()[0] == 0

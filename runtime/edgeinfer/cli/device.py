@@ -193,7 +193,7 @@ def _print_audit(found: "Audit") -> None:
     for name in ("epoch", "made", "durable", "sent", "acknowledged"):
         _print_field(name, getattr(found, name))
     _print_field("evicted", _evicted(found.evicted, found.evicted_by_reason))
-    for name in ("held", "duplicates", "damaged"):
+    for name in ("held", "duplicates", "refused", "damaged"):
         _print_field(name, getattr(found, name))
     _print_field("gaps", _gaps(found.gaps))
     _print_field("chain", _chain(found))

@@ -25,7 +25,7 @@ __all__ = ["Audit", "Chain", "Continuity", "Head", "RangeAudit", "audit", "check
 BUFFER_FILE = "buffer.db"
 SYNC_FILE = "sync.db"
 # The agent's counters: the highest number that it ever sent, up to where it has sent everything, and of which epoch.
-_SENT, _SENT_THROUGH, _SENT_EPOCH = "sent", "sent_through", "sent_epoch"
+_SENT, _SENT_THROUGH, _SENT_EPOCH, _REFUSED = "sent", "sent_through", "sent_epoch", "refused"
 _PAGE = 64
 
 
@@ -62,8 +62,9 @@ class Audit(msgspec.Struct, frozen=True):
     `made` results were numbered, `durable` of them are on disk or were; `sent` is the highest number that the agent
     has ever sent, `sent_through` that up to which it has sent everything, `acknowledged` that up to which the console
     has stored everything. `evicted` were given up, for the reasons in `evicted_by_reason`. `gaps` are inclusive ranges
-    that the buffer should hold and does not, `duplicates` the numbers that it holds twice (those that the console
-    refused are known to the console), `damaged` the chunks whose checksum is wrong. `frames` counts by state.
+    that the buffer should hold and does not, `duplicates` the numbers that it holds twice,
+    `refused` the results that the console had already when they came, as far as it has told, `damaged` the chunks whose
+    checksum is wrong. `frames` counts by state.
     `salvages` are the reports of damaged buffers; while one `is_salvaging`, what is not settled is not looked at.
     """
 
@@ -77,6 +78,7 @@ class Audit(msgspec.Struct, frozen=True):
     evicted_by_reason: dict[str, int]
     gaps: Ranges
     duplicates: int
+    refused: int
     frames: dict[str, int]
     damaged: int
     held: int
@@ -141,6 +143,7 @@ def audit(state_dir: Path, sync_dir: Path | None, *, since_ns: int | None = None
             evicted_by_reason=by_reason,
             gaps=walk.gaps,
             duplicates=walk.duplicates,
+            refused=delivered.refused,
             frames=_totals(pipelines),
             damaged=walk.damaged,
             held=walk.held,
@@ -217,6 +220,7 @@ class _Delivered(msgspec.Struct, frozen=True):
     sent: int = 0
     sent_through: int = 0
     acknowledged: int = 0
+    refused: int = 0
 
 
 def _delivered(sync_dir: Path | None, epoch: int) -> _Delivered:
@@ -229,7 +233,8 @@ def _delivered(sync_dir: Path | None, epoch: int) -> _Delivered:
         sent = max(acknowledged, sync.counter(_SENT) if is_known else 0)
         # An agent without lanes sent everything in order, and knew no other number.
         through = sync.counter(_SENT_THROUGH) if is_known else 0
-        return _Delivered(sent, max(acknowledged, min(sent, through or sent)), acknowledged)
+        refused = sync.counter(_REFUSED) if is_known else 0
+        return _Delivered(sent, max(acknowledged, min(sent, through or sent)), acknowledged, refused)
 
 
 def _range(

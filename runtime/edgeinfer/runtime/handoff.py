@@ -174,10 +174,11 @@ class SyncDb(_Database):
                 (epoch, seq),
             )
 
-    def set_upload_progress(self, epoch: int, seq: int, *, sent_through: int, sent: int) -> None:
+    def set_upload_progress(self, epoch: int, seq: int, *, sent_through: int, sent: int, refused: int = 0) -> None:
         """How far the upload of `epoch` is, in one commit: acknowledged up to `seq`, sent without a hole up to
-        `sent_through`, and `sent` the highest number that ever left the device."""
-        counters = (("sent", sent), ("sent_through", sent_through), ("sent_epoch", epoch))
+        `sent_through`, `sent` the highest number that ever left the device, and `refused` of what was sent refused by
+        the console as being there already."""
+        counters = (("sent", sent), ("sent_through", sent_through), ("sent_epoch", epoch), ("refused", refused))
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO acknowledged VALUES (?, ?) ON CONFLICT (epoch) DO UPDATE SET seq = max(seq, excluded.seq)",

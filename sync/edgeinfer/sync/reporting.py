@@ -81,11 +81,11 @@ class Reporter:
         self._report(0.0)
 
     def _be_born(self) -> bool:
-        """On each connection, and again when what the daemon says of the device, or the epoch, has changed. False: it
-        has to be tried again."""
+        """On each connection, and again when what the daemon says of the device, or the epoch, has changed, or the
+        console has forgotten what it knew. False: it has to be tried again."""
         status, epochs = self._view.status, self._way.floor()
         self._has_epoch = bool(epochs)
-        who = (status.profile, status.engines, tuple(epochs))
+        who = (status.profile, status.engines, tuple(epochs), self._way.setbacks)
         if who == self._birth:
             return True
         birth = Birth(

@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 # What a chunk is longer by on the wire than its body, at most: see `messages.encode_chunk`.
 _HEADER_BYTES = 28 + LINK_BYTES
 _PRIORITY = {EVENTS: Priority.EVENTS, RESULTS: Priority.RESULTS}
+# An acknowledgement that was overtaken looks like a setback; once in a while is enough for either.
+_SETBACK_INTERVAL_S = 5.0
 
 
 class Uploader:
@@ -55,6 +57,9 @@ class Uploader:
         self._sizes = SizeLimit(MAX_CHUNK_BYTES)
         self._quota = 0
         self._persisted = (0, 0, 0)
+        self.setbacks = 0
+        self._setback_s = float("-inf")
+        self._duplicates = 0  # of what was sent, refused by the console as being there already
         self._persisted_s = 0.0
         self._floor: dict[str, int] | None = None
         self._limit = LogLimit()
@@ -116,6 +121,9 @@ class Uploader:
         session = self._session
         if session is None:
             return
+        if ack.epoch == session.epoch:
+            self._duplicates = max(self._duplicates, ack.duplicates)
+            self._look_for_setback(ack, session.acked_seq, now_s)
         before, conflict = session.acked_seq, session.conflict
         verdict = session.acknowledge(self._of_this_buffer(ack, session), now_s)
         self.acknowledged_results += session.acked_seq - before
@@ -130,6 +138,13 @@ class Uploader:
                 "send under one name'",
                 session.epoch, session.conflict,
             )  # fmt: skip
+
+    def _look_for_setback(self, ack: Ack, acked_seq: int, now_s: float) -> None:
+        """A console that was put back to an older copy waits for what was acknowledged, and will never come."""
+        if ack.seq < acked_seq and now_s - self._setback_s >= _SETBACK_INTERVAL_S:
+            self.setbacks += 1
+            self._setback_s = now_s
+            _log.warning("event=console_set_back epoch=%d seq=%d acked=%d", ack.epoch, ack.seq, acked_seq)
 
     def _of_this_buffer(self, ack: Ack, session: UploadSession) -> Ack:
         """`ack` as far as it speaks of this buffer's results. A copy of this device, or an image of its card that was
@@ -175,7 +190,9 @@ class Uploader:
         if progress == self._persisted:
             return
         self._persisted_s = now_s
-        self._db.set_upload_progress(session.epoch, session.acked_seq, sent_through=progress[1], sent=progress[2])
+        self._db.set_upload_progress(
+            session.epoch, session.acked_seq, sent_through=progress[1], sent=progress[2], refused=self._duplicates
+        )
         self._persisted = progress
 
     def close(self, now_s: float) -> None:
@@ -252,6 +269,7 @@ class Uploader:
             sent_seq=sent,
         )
         self._counted, self._ahead = session.through_seq, set()
+        self._duplicates = self._db.counter("refused") if is_known else 0
         if not is_known:
             self._db.set_upload_progress(epoch, acked, sent_through=acked, sent=acked)
         self._persisted = (acked, session.through_seq, session.sent_seq)

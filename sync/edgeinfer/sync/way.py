@@ -21,9 +21,11 @@ class Way(Protocol):
     """All methods are called by the agent's thread. Times are seconds of a monotonic clock.
 
     `sent_results`, `acknowledged_results` and `sent_bytes` count since the object was made; what is sent again counts
-    in bytes only.
+    in bytes only. `setbacks` grows when the other side knows less than it acknowledged before, so that it has to be
+    told anew what can still come.
     """
 
+    setbacks: int
     sent_results: int
     acknowledged_results: int
     sent_bytes: int

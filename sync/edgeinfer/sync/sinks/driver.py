@@ -69,6 +69,7 @@ class SinkWay:
         self._unknown = True  # the other side may not have heard of this device, or have forgotten it
         self.sent_results = self.acknowledged_results = self.sent_bytes = 0
         self.conflict = 0
+        self.setbacks = 0
         self.trouble = ""
 
     @property
