@@ -91,7 +91,7 @@ def config_in(folder: Path, **changes: object) -> SyncConfig:
 
 def test_new_counts_alone_wait_for_their_share_and_what_changed_does_not(tmp_path: Path, line: Line) -> None:
     room, view, made = Room(), DaemonView(tmp_path), {"made": 0}
-    way = SimpleNamespace(conflict=0, floor=dict, audit=lambda: dict(made))
+    way = SimpleNamespace(conflict=0, setbacks=0, floor=dict, audit=lambda: dict(made))
     reporter = Reporter(
         config_in(tmp_path, report_interval_s=10.0),
         cast("MqttLink", line), view, cast("Way", way), cast("Meter", room), session="s",
@@ -120,7 +120,7 @@ def test_telemetry_once_in_a_lifetime_does_not_ask_for_a_longer_expiry_than_ther
         return True
 
     line = SimpleNamespace(publish=publish)
-    way = SimpleNamespace(conflict=0, floor=dict, audit=dict)
+    way = SimpleNamespace(conflict=0, setbacks=0, floor=dict, audit=dict)
     config = config_in(tmp_path, telemetry_interval_s=1e9, report_interval_s=1e9)
     view = DaemonView(tmp_path)
     Reporter(
