@@ -64,6 +64,7 @@ def test_kills_on_both_sides_of_http_lose_nothing(folder: Path, buffer: Buffer, 
     rng, peer = random.Random(receiver), HttpPeer(receiver)
     config = write_config(folder, f'kind = "http"\nurl = "{peer.url}"\nreceiver = "{receiver}"')
     for round_ in range(_KILLS):
+        append(buffer, 20_000 + 100 * round_, 100)  # there is always something to send, however fast all of it went
         before = len(peer.stored())
         with agent_process(config) as agent:
             wait_until(lambda before=before: len(peer.stored()) > before, what="a batch")  # type: ignore[misc]  # a default is bound to the loop's value
@@ -77,7 +78,7 @@ def test_kills_on_both_sides_of_http_lose_nothing(folder: Path, buffer: Buffer, 
             peer.live()
     append(buffer, 10_000, 500)
     with agent_process(config):
-        wait_until(lambda: acknowledged(folder, buffer.epoch) == 10_500, timeout_s=60, what="everything")
+        wait_until(lambda: acknowledged(folder, buffer.epoch) == 10_500 + 100 * _KILLS, timeout_s=60, what="everything")
     assert bodies(peer.stored()) == held(folder)
     again = len(peer.stored()) - len(bodies(peer.stored()))
     print(f"receiver={receiver} kills={_KILLS} lost=0 chunks={len(held(folder))} delivered_again={again}")
@@ -87,7 +88,8 @@ def test_kills_on_both_sides_of_http_lose_nothing(folder: Path, buffer: Buffer, 
 def test_kills_while_a_topic_is_filled_lose_nothing(folder: Path, buffer: Buffer) -> None:
     rng, peer = random.Random(3), KafkaPeer()
     config = write_config(folder, f'kind = "kafka"\nbrokers = ["{peer.address}"]\ntopic = "results"')
-    for _ in range(_KILLS // 2):
+    for round_ in range(_KILLS // 2):
+        append(buffer, 20_000 + 100 * round_, 100)
         before = acknowledged(folder, buffer.epoch)
         with agent_process(config) as agent:
             wait_until(lambda before=before: acknowledged(folder, buffer.epoch) > before, what="a batch")  # type: ignore[misc]  # a default is bound to the loop's value
@@ -96,6 +98,7 @@ def test_kills_while_a_topic_is_filled_lose_nothing(folder: Path, buffer: Buffer
             agent.wait(10)
         assert acknowledged(folder, buffer.epoch) <= contiguous(peer.stored())
     with agent_process(config):
-        wait_until(lambda: acknowledged(folder, buffer.epoch) == 10_000, timeout_s=60, what="everything")
+        everything = 10_000 + 100 * (_KILLS // 2)
+        wait_until(lambda: acknowledged(folder, buffer.epoch) == everything, timeout_s=60, what="everything")
     assert bodies(peer.stored()) == held(folder)
     peer.close()
