@@ -36,13 +36,17 @@ class InOrder(Generic[T]):
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Whether another ticket may be taken, at the latest after `timeout_s`."""
-        if self._issued - self._next < self._ahead:
+        if self.has_room():
             return True
         with self._progress:
             self._someone_waits = True
-            if self._issued - self._next >= self._ahead:
+            if not self.has_room():
                 self._progress.wait(timeout_s)
             self._someone_waits = False
+        return self.has_room()
+
+    def has_room(self) -> bool:
+        """Whether another ticket may be taken now."""
         return self._issued - self._next < self._ahead
 
     def deposit(self, ticket: int, outcome: T) -> None:

@@ -151,6 +151,8 @@ class Inference:
             return True
         token = self._turns.take()
         try:
+            if not self._order.has_room():
+                return True  # whoever had the turn before took the last of it
             prepared = channel.get(_IDLE_POLL_S)
             if prepared is None:
                 return not self._source_ended.is_set() or len(channel) > 0

@@ -1,25 +1,19 @@
 """What a terminal asks of a console, over its REST API."""
 
-import http.client
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any, NoReturn
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Any
+from urllib.parse import quote, urlencode
 
 import msgspec
 
-from edgeinfer.runtime import errors
-from edgeinfer.runtime.decoding import MALFORMED
-from edgeinfer.runtime.errors import ConsoleError, EdgeInferError, UsageError
+from edgeinfer.console.api_client import ApiClient
+from edgeinfer.runtime.errors import ConsoleError, UsageError
 from edgeinfer.runtime.package import PackageFile
 
 __all__ = ["deploy", "device_audit", "device_log", "fleet_devices", "fleet_rollouts", "register"]
 
-_REQUEST_S = 60.0
 _POLL_S = 0.5
-_MAX_ANSWER_BYTES = 64 << 20
 
 Document = dict[str, Any]
 
@@ -79,27 +73,21 @@ def device_log(device: str, *, lines: int, console_url: str, token: str | None =
 
 
 class _Console:
-    """A console's address and how to ask it."""
+    """What the commands ask, as JSON documents."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise UsageError(f"expected the console's address as http://HOST:PORT, found {url!r}")
-        self._url = url.rstrip("/")
-        self._token = token
+        self._api = ApiClient(url, token)
 
     def get(self, path: str) -> Document:
-        return self._ask(urllib.request.Request(self._url + path))  # noqa: S310 - the scheme was checked
+        return self._api.decoded(self._api.ask("GET", path), Document)
 
     def post(self, path: str, document: Document) -> Document:
-        body = msgspec.json.encode(document)
-        return self._ask(urllib.request.Request(self._url + path, data=body, method="POST"))  # noqa: S310 - as above
+        return self._api.decoded(self._api.ask("POST", path, msgspec.json.encode(document)), Document)
 
     def upload(self, package: Path) -> Document:
         with package.open("rb") as file:
-            request = urllib.request.Request(self._url + "/api/packages", data=file, method="POST")  # noqa: S310 - as above
-            request.add_header("Content-Length", str(package.stat().st_size))
-            return self._ask(request)
+            answer = self._api.ask("POST", "/api/packages", file, body_bytes=package.stat().st_size)
+        return self._api.decoded(answer, Document)
 
     def wait_for(self, rollout: Document, timeout_s: float) -> Document:
         """Poll until the rollout is finished."""
@@ -114,36 +102,3 @@ class _Console:
             time.sleep(_POLL_S)
             rollout = self.get(f"/api/rollouts/{rollout['id']}")
         return rollout
-
-    def _ask(self, request: urllib.request.Request) -> Document:
-        request.add_header("Content-Type", "application/octet-stream")
-        if self._token:
-            request.add_header("Authorization", f"Bearer {self._token}")
-        try:
-            with urllib.request.urlopen(request, timeout=_REQUEST_S) as response:  # noqa: S310 - the scheme was checked
-                return self._decode(response.read(_MAX_ANSWER_BYTES))
-        except urllib.error.HTTPError as error:
-            with error:
-                self._raise(error.code, error.read(_MAX_ANSWER_BYTES))
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise ConsoleError(
-                f"{self._url}: the console does not answer: {reason}",
-                hint="is `edgeinfer console` running there? give its address with --console",
-            ) from error
-
-    def _raise(self, status: int, raw: bytes) -> NoReturn:
-        """Raise what the console said as the error that it was there."""
-        try:
-            document = msgspec.json.decode(raw, type=Document)
-        except MALFORMED:
-            raise ConsoleError(f"{self._url}: the console answered with status {status}") from None
-        known = getattr(errors, str(document.get("kind", "")), None)
-        type_ = known if isinstance(known, type) and issubclass(known, EdgeInferError) else ConsoleError
-        raise type_(str(document.get("error", f"status {status}")), hint=str(document.get("hint", "")))
-
-    def _decode(self, raw: bytes) -> Document:
-        try:
-            return msgspec.json.decode(raw, type=Document)
-        except MALFORMED as error:
-            raise ConsoleError(f"{self._url}: expected a console's answer, found something else: {error}") from error

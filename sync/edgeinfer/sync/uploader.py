@@ -18,6 +18,7 @@ from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.runtime.watched import Watched
 from edgeinfer.sync.allowance import UNLIMITED, Allowance, Priority
 from edgeinfer.sync.backlog import Backlog
+from edgeinfer.sync.held import audit_counts, durable_seq
 from edgeinfer.sync.loglimit import LogLimit
 from edgeinfer.sync.messages import MAX_CHUNK_BYTES, Ack, ChunkMessage, decode, encode_chunk, topic
 from edgeinfer.sync.mqtt import Complaint, MqttLink
@@ -217,32 +218,13 @@ class Uploader:
         return self._floor
 
     def audit(self) -> dict[str, int]:
-        """What the device itself counts: epoch, made, durable, evicted, sent, acknowledged, bytes, backlog."""
-        reader, session = self._buffer.current(), self._session
-        if reader is None or session is None:
+        session = self._session
+        if session is None:
             return {}
-        try:
-            counts = reader.audit_counts()
-            held_bytes = reader.bytes()
-        except (BufferStorageError, OSError) as error:
-            _log.debug("event=audit_unreadable reason=%r", str(error))
-            return {}
-        return counts | {
-            "epoch": session.epoch,
-            "sent": session.sent_seq,
-            "acknowledged": session.acked_seq,
-            "bytes": held_bytes,
-            "backlog": max(0, counts["durable"] - session.acked_seq),
-        }
+        return audit_counts(self._buffer, epoch=session.epoch, sent=session.sent_seq, acknowledged=session.acked_seq)
 
     def durable_seq(self) -> int | None:
-        """The highest sequence number in the buffer; None while there is no buffer."""
-        reader = self._buffer.current()
-        try:
-            return None if reader is None else reader.durable_seq()
-        except BufferStorageError as error:
-            self._buffer.failed(error)
-            return None
+        return durable_seq(self._buffer)
 
     def _look(self, reader: BufferReader, now_s: float) -> Backlog:
         """What the buffer has."""

@@ -17,6 +17,7 @@ from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.runtime.watched import Watched
 from edgeinfer.sync.allowance import Allowance, Priority
+from edgeinfer.sync.held import audit_counts, durable_seq
 from edgeinfer.sync.loglimit import LogLimit
 from edgeinfer.sync.messages import Ack, decode_chunk
 from edgeinfer.sync.settings import SyncConfig
@@ -136,29 +137,13 @@ class SinkWay:
             return {}
 
     def audit(self) -> dict[str, int]:
-        reader = self._buffer.current()
-        if reader is None or self._epoch < 0:
+        if self._epoch < 0:
             return {}
-        try:
-            counts, held_bytes = reader.audit_counts(), reader.bytes()
-        except (BufferStorageError, OSError) as error:
-            _log.debug("event=audit_unreadable reason=%r", str(error))
-            return {}
-        return counts | {
-            "epoch": self._epoch,
-            "sent": max(self._sent, self._most_sent),
-            "acknowledged": self._acked,
-            "bytes": held_bytes,
-            "backlog": max(0, counts["durable"] - self._acked),
-        }
+        sent = max(self._sent, self._most_sent)
+        return audit_counts(self._buffer, epoch=self._epoch, sent=sent, acknowledged=self._acked)
 
     def durable_seq(self) -> int | None:
-        reader = self._buffer.current()
-        try:
-            return None if reader is None else reader.durable_seq()
-        except BufferStorageError as error:
-            self._buffer.failed(error)
-            return None
+        return durable_seq(self._buffer)
 
     def _take(self, now_s: float) -> None:
         outcome = self._courier.take()
