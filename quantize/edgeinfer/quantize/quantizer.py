@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeinfer.quantize import report, search
+from edgeinfer.quantize import search
 from edgeinfer.quantize.candidate import Candidate, float_candidates, make_candidates
 from edgeinfer.quantize.dataset import Samples, fit_to_model, load_samples, split
 from edgeinfer.quantize.evaluate import METRICS, threshold
@@ -22,6 +22,7 @@ from edgeinfer.quantize.postprocessing import declare_post, named_arrays
 from edgeinfer.quantize.preprocessing import Declared, declare, model_inputs
 from edgeinfer.quantize.progress import Progress, silent
 from edgeinfer.quantize.reference import typical
+from edgeinfer.quantize.report import table as report
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import UsageError
 from edgeinfer.runtime.manifest import AnomalyPost, DetectPost, DistancePost, ForecastPost, Postprocess

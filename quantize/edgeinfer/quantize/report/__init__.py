@@ -1,0 +1,1 @@
+"""What a search found: the document that `--json` prints and packages carry, a table for a terminal, a page."""
