@@ -24,6 +24,7 @@ import commands  # noqa: E402
 import drains  # noqa: E402
 import frames  # noqa: E402
 import live  # noqa: E402
+import quantizing  # noqa: E402
 import videos  # noqa: E402
 
 Figures = dict[str, float]
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[[Path], Figures]] = {
     "drain": drains.measure,
     "codec": chunks.measure,
     "command": commands.measure,
+    "quantize": quantizing.measure,
 }
 GOALS = {
     "pipeline_mobilenet_onnx_ratio": (">=", 0.97),
@@ -68,6 +70,15 @@ GOALS = {
     "rss_onnx_mb": ("<=", 64.0),
     "cold_start_s": ("<=", 0.4),
     "help_s": ("<=", 0.3),
+    "quantize_geomean_ratio": ("<=", 0.58),
+    "quantize_bytes_ratio_max": ("<=", 0.45),
+    "quantize_drop_max": ("<=", 1.0),
+    "quantize_ad_drop": ("<=", 0.5),
+    "quantize_agreement_min": (">=", 0.99),
+    "quantize_search_s_max": ("<=", 60.0),
+    "quantize_regret_max": ("<=", 1.03),
+    "quantize_search_share_max": ("<=", 0.2),
+    "quantize_worst_ratio": ("<=", 1.0),
 }
 
 

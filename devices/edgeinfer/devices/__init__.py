@@ -8,6 +8,6 @@
 The lowest layer: it imports nothing else of edgeinfer and nothing heavy.
 """
 
-from edgeinfer.devices.profile import DeviceKind, Profile, ProfileError, ThermalZone, load_kind, load_kinds
+from edgeinfer.devices.profile import DeviceKind, Profile, ProfileError, ThermalZone, find_kind, load_kind, load_kinds
 
-__all__ = ["DeviceKind", "Profile", "ProfileError", "ThermalZone", "load_kind", "load_kinds"]
+__all__ = ["DeviceKind", "Profile", "ProfileError", "ThermalZone", "find_kind", "load_kind", "load_kinds"]

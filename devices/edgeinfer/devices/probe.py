@@ -14,7 +14,7 @@ from typing import get_args
 from edgeinfer.devices.distributions import installed_version
 from edgeinfer.devices.profile import Architecture, Profile, ThermalZone, load_kinds
 
-__all__ = ["probe"]
+__all__ = ["cpu", "probe"]
 
 _X86_FEATURES = {
     "avx": "avx",
@@ -95,6 +95,12 @@ def probe(root: Path = Path("/"), *, machine: str | None = None) -> Profile:
     )
 
 
+def cpu(root: Path = Path("/")) -> tuple[str, tuple[str, ...]]:
+    """The processor's name and the features that decide which kernels an engine has, as in `Profile`."""
+    cpuinfo = _fields(root / "proc/cpuinfo")
+    return _cpu(cpuinfo), _features(cpuinfo)
+
+
 def _read(path: Path) -> str:
     """The text of a small file without the NUL that ends device-tree strings; empty where it cannot be had."""
     try:
@@ -160,7 +166,8 @@ def _board(root: Path) -> str:
 
 def _kind(board: str, arch: Architecture) -> str:
     for kind in load_kinds():
-        if kind.arch == arch and (not kind.boards or board.startswith(kind.boards)):
+        # What names features but no board (x86-64-vnni) is chosen as a target, never found: features are read.
+        if kind.arch == arch and (kind.is_any or (kind.boards and board.startswith(kind.boards))):
             return kind.name
     return ""
 

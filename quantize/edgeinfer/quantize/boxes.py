@@ -1,11 +1,11 @@
-"""Compares the boxes that two models find in the same pictures."""
+"""Compares the boxes that two models find in the same pictures, or the labelled ones."""
 
 from collections.abc import Sequence
 
 from edgeinfer.runtime.errors import SamplesError
 from edgeinfer.runtime.results import Item
 
-__all__ = ["Boxes", "f1", "iou", "matches"]
+__all__ = ["Boxes", "f1", "iou", "matches", "partners"]
 
 Boxes = tuple[Item, ...]
 # The usual overlap from which two boxes count as the same object (PASCAL VOC).
@@ -25,15 +25,24 @@ def f1(found: Sequence[Boxes], expected: Sequence[Boxes]) -> float:
 
 
 def matches(found: Boxes, expected: Boxes) -> int:
-    """How many boxes have a partner of the same class: the best-scored choose first, each partner once."""
-    free = list(expected)
-    count = 0
-    for item in sorted(found, key=lambda item: -item.score):
-        same = [other for other in free if other.label == item.label and iou(item, other) >= SAME_OBJECT_IOU]
-        if same:
-            free.remove(max(same, key=lambda other: iou(item, other)))
-            count += 1
-    return count
+    """How many boxes have a partner of the same class."""
+    return len(partners(found, expected))
+
+
+def partners(found: Boxes, expected: Boxes) -> dict[int, int]:
+    """Places of the boxes that have a partner of the same class, and the partner's: the best-scored choose first the
+    one that they overlap most, each partner once."""
+    free = dict(enumerate(expected))
+    pairs: dict[int, int] = {}
+    for index in sorted(range(len(found)), key=lambda index: -found[index].score):
+        overlaps = {
+            place: iou(found[index], other) for place, other in free.items() if other.label == found[index].label
+        }
+        best = max(overlaps, key=overlaps.__getitem__, default=None)
+        if best is not None and overlaps[best] >= SAME_OBJECT_IOU:
+            pairs[index] = best
+            del free[best]
+    return pairs
 
 
 def iou(first: Item, second: Item) -> float:

@@ -1,26 +1,28 @@
 """Packs existing model files as they are: models that were quantized elsewhere, and detectors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgeinfer.quantize.arrays import load_arrays, normal_arrays
 from edgeinfer.quantize.candidate import Candidate
-from edgeinfer.quantize.dataset import Samples, fit_to_model, load_samples
+from edgeinfer.quantize.dataset import Loaded, SampleOptions, Samples, load_samples, prepared
 from edgeinfer.quantize.evaluate import score_rows, threshold
 from edgeinfer.quantize.feeding import FED_ALONE, Feeding
 from edgeinfer.quantize.fit import check_fit
-from edgeinfer.quantize.golden import GOLDEN_COUNT, pick_inputs
+from edgeinfer.quantize.golden import GOLDEN_COUNT
 from edgeinfer.quantize.modelfile import ModelFile, is_integer, open_model, with_sizes
 from edgeinfer.quantize.pack import Contents, Identity, check_identity, read_labels, write_variants
 from edgeinfer.quantize.postprocessing import declare_post, named_arrays
-from edgeinfer.quantize.preprocessing import Declared, declare, model_inputs, noise
+from edgeinfer.quantize.preprocessing import Declared, declare, noise
 from edgeinfer.quantize.reference import typical
+from edgeinfer.quantize.rows import ArrayRows, Rows, fit_to_model, spread
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import ConfigError, UsageError
 from edgeinfer.runtime.manifest import AnomalyPost, ClassifyPost, DistancePost, KeywordsPost, Postprocess
+from edgeinfer.runtime.package import parse_labels
 
 __all__ = ["CreateRequest", "Created", "pack_models"]
 
@@ -42,6 +44,7 @@ class CreateRequest:
     data: Path | None = None
     threads: int = 1
     feeding: Feeding = FED_ALONE
+    options: SampleOptions = field(default_factory=SampleOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,12 @@ def pack_models(request: CreateRequest) -> Created:
         open_model(path, threads=request.threads, feeding=request.feeding, open_sizes=bool(request.preprocess))
         for path in request.models
     ]
-    samples = load_samples(request.data, task=request.identity.task) if request.data is not None else None
-    declared = declare(request.preprocess, models[0].inputs[0], samples=samples.x if samples is not None else None)
+    loaded = _loaded(request, labels)
+    declared = declare(request.preprocess, models[0].inputs[0], samples=loaded.hint if loaded is not None else None)
     models = [with_sizes(model, declared.preprocess) for model in models]
     variants = _as_variants(models, request.feeding)
-    x = _inputs(models, declared, samples, where=str(request.data))
+    samples = _samples(models, declared, loaded, where=str(request.data))
+    x = _inputs(models, declared, samples)
     post = declare_post(
         request.postprocess,
         request.identity.task,
@@ -85,9 +89,16 @@ def pack_models(request: CreateRequest) -> Created:
         labels=labels,
         arrays=arrays,
         evaluation_sha256=samples.sha256 if samples is not None else "",
-        typical=typical(replace(samples, x=x), task=request.identity.task) if samples is not None else None,
+        typical=typical(samples, task=request.identity.task) if samples is not None else None,
     )
     return Created(write_variants(request.identity, contents, key=key, threads=request.threads), declared.inferred)
+
+
+def _loaded(request: CreateRequest, labels: bytes | None) -> Loaded | None:
+    if request.data is None:
+        return None
+    names = tuple(parse_labels(labels)) if labels is not None else ()
+    return load_samples(request.data, task=request.identity.task, options=request.options, labels=names)
 
 
 def _as_variants(models: list[ModelFile], feeding: Feeding) -> list[Candidate]:
@@ -122,15 +133,23 @@ def _precision(model: ModelFile) -> str:
     return "int8" if quantized_nodes(model.path) else "fp32"
 
 
-def _inputs(models: list[ModelFile], declared: Declared, samples: Samples | None, *, where: str) -> Array:
-    spec = models[0].inputs[0]
-    if samples is None:
-        x = noise(declared.preprocess, spec, count=GOLDEN_COUNT, seed=_SEED)
-    else:
-        x = model_inputs(samples.x, declared, spec, where=where)
+def _samples(models: list[ModelFile], declared: Declared, loaded: Loaded | None, *, where: str) -> Samples | None:
+    if loaded is None:
+        return None
+    samples = prepared(loaded, declared, models[0].inputs[0], where=where)
+    for model in models[1:]:
+        fit_to_model(np.zeros((1, *samples.x.shape)), model.input_shape, where=f"{where} for {model.path}")
+    return samples
+
+
+def _inputs(models: list[ModelFile], declared: Declared, samples: Samples | None) -> Rows:
+    """The samples, or noise where there are none."""
+    if samples is not None:
+        return samples.x
+    made = noise(declared.preprocess, models[0].inputs[0], count=GOLDEN_COUNT, seed=_SEED)
     for model in models:
-        fit_to_model(x, model.input_shape, where=f"{where if samples is not None else 'random input'} for {model.path}")
-    return x
+        fit_to_model(made, model.input_shape, where=f"random input for {model.path}")
+    return ArrayRows(made)
 
 
 def _postprocess(
@@ -138,25 +157,25 @@ def _postprocess(
     request: CreateRequest,
     model: ModelFile,
     variant: Candidate,
-    x: Array,
+    x: Rows,
     samples: Samples | None,
     arrays: Mapping[str, Array],
 ) -> Postprocess:
     """`post` completed by what the first variant says of `x`."""
     task, spec = request.identity.task, request.postprocess
     if isinstance(post, ClassifyPost | KeywordsPost):
-        scored = score_rows(variant, pick_inputs(x), post=post, threads=request.threads)
+        scored = score_rows(variant, x.picked(spread(GOLDEN_COUNT, len(x))), post=post, threads=request.threads)
         return declare_post(spec, task, model.outputs, scores=scored.rows)
     if isinstance(post, AnomalyPost | DistancePost) and samples is not None:
         rows = np.arange(len(x)) if isinstance(post, AnomalyPost) else _held_back(samples)
-        scored = score_rows(variant, x[rows], post=post, threads=request.threads, arrays=arrays)
-        judged = replace(samples, x=x[rows], y=samples.y[rows])
+        scored = score_rows(variant, x.picked(rows), post=post, threads=request.threads, arrays=arrays)
+        judged = replace(samples, x=x.picked(rows), y=samples.y[rows])
         return declare_post(spec, task, model.outputs, threshold=threshold(scored, judged))
     return post
 
 
 def _arrays(
-    request: CreateRequest, post: Postprocess, variant: Candidate, x: Array, samples: Samples | None
+    request: CreateRequest, post: Postprocess, variant: Candidate, x: Rows, samples: Samples | None
 ) -> Mapping[str, Array]:
     """Those that are named, or what is normal of the samples; none where the postprocessing needs none."""
     named = named_arrays(request.postprocess)
@@ -171,7 +190,7 @@ def _arrays(
         )
     seen = np.setdiff1d(np.flatnonzero(samples.y == 0), _held_back(samples, all_where_few=False))
     # The scores of a classification are the values of an output, as they are.
-    embeddings = score_rows(variant, x[seen], post=ClassifyPost(post.output), threads=request.threads)
+    embeddings = score_rows(variant, x.picked(seen), post=ClassifyPost(post.output), threads=request.threads)
     return normal_arrays(embeddings.rows, post)
 
 

@@ -72,7 +72,7 @@ def frame_input(
         raise UsageError(
             f"{about}: expected a model with one input for the frame, "
             f"found {len(free)}: {', '.join(spec.name for spec in free)}",
-            hint="edgeinfer package create --state INPUT=OUTPUT and --constant INPUT=NUMBER feed the others",
+            hint="--state INPUT=OUTPUT and --constant INPUT=NUMBER feed the others",
         )
     return free[0]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgeinfer.quantize.evaluate import infer_one
+from edgeinfer.quantize.rows import Rows, spread, stacked
 from edgeinfer.runtime.engines import Engine
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.manifest import DetectPost, Postprocess, SegmentPost, Tolerance
@@ -20,11 +21,9 @@ _INTEGER_MAX_SHARE, _INTEGER_MEAN_SHARE = 0.35, 0.05
 _MIN_RANGE = 1e-3
 
 
-def pick_inputs(x: Array, *, count: int = GOLDEN_COUNT) -> Array:
-    """At most `count` rows of `x`, at equal distances."""
-    count = min(count, len(x))
-    picked: Array = x[(np.arange(count) * len(x)) // count]
-    return picked.astype(np.float32)
+def pick_inputs(x: Rows, *, count: int = GOLDEN_COUNT) -> Array:
+    """At most `count` rows of `x`, at equal distances: float32 (count, *shape)."""
+    return stacked(x.picked(spread(count, len(x))))
 
 
 def golden_vectors(

@@ -9,7 +9,7 @@ from edgeinfer.runtime.errors import ConfigError, ModelError, UsageError
 from edgeinfer.runtime.manifest import Preprocess, TensorSpec
 from edgeinfer.runtime.preprocess import resolve_input
 
-__all__ = ["ModelFile", "is_integer", "open_model", "with_sizes"]
+__all__ = ["ModelFile", "engine_of", "is_integer", "open_model", "with_sizes"]
 
 _ENGINES = {".onnx": "onnx", ".tflite": "litert"}
 
@@ -17,13 +17,21 @@ _ENGINES = {".onnx": "onnx", ".tflite": "litert"}
 @dataclass(frozen=True, slots=True)
 class ModelFile:
     """A model file that its engine has loaded once. `library` is the engine's version; of a model of several inputs,
-    `inputs` has the frame's alone."""
+    `inputs` has the frame's alone.
+
+    `original` is the file that the user gave, with its `sha256`; `path` is another one where it had to be changed, and
+    `notes` say what was. `unquantizable` says why no scheme can make anything smaller of it, "" where one may.
+    """
 
     path: Path
     engine: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     library: str
+    original: Path | None = None
+    sha256: str = ""
+    notes: tuple[str, ...] = ()
+    unquantizable: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -40,11 +48,7 @@ def open_model(path: Path, *, threads: int = 1, feeding: Feeding = FED_ALONE, op
     Raises UsageError for a missing file, another suffix, more than one input or open sizes; ModelError for a file that
     the engine cannot load.
     """
-    engine_name = _ENGINES.get(path.suffix.lower())
-    if not path.is_file():
-        raise UsageError(f"{path}: no such model file")
-    if engine_name is None:
-        raise UsageError(f"{path}: expected a model file of {sorted(_ENGINES)}, found {path.suffix or 'no suffix'!r}")
+    engine_name = engine_of(path)
     if path.stat().st_size == 0:
         raise ModelError(f"{path}: expected a model, found an empty file", hint="get the file again")
     engine = load_engine(engine_name, path, threads=threads)
@@ -55,6 +59,16 @@ def open_model(path: Path, *, threads: int = 1, feeding: Feeding = FED_ALONE, op
         engine.close()
     _check_input(model, open_sizes=open_sizes)
     return model
+
+
+def engine_of(path: Path) -> str:
+    """The engine that a model file's suffix names. Raises UsageError for a missing file or another suffix."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such model file")
+    engine = _ENGINES.get(path.suffix.lower())
+    if engine is None:
+        raise UsageError(f"{path}: expected a model file of {sorted(_ENGINES)}, found {path.suffix or 'no suffix'!r}")
+    return engine
 
 
 def with_sizes(model: ModelFile, preprocess: Preprocess) -> ModelFile:

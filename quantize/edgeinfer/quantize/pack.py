@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ from edgeinfer.quantize.feeding import OneInput
 from edgeinfer.quantize.fit import check_fit
 from edgeinfer.quantize.golden import golden_vectors, names_classes, pick_inputs
 from edgeinfer.quantize.reference import Typical, make_reference
+from edgeinfer.quantize.rows import Rows
 from edgeinfer.quantize.signing import load_key
 from edgeinfer.runtime.engines import Engine
 from edgeinfer.runtime.engines.base import Array
@@ -58,14 +59,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What goes into a package. `variants` in order of preference; `x` float32 samples to pick golden inputs
+    """What goes into a package. `variants` in order of preference; `x` rows to pick golden inputs
     from; `metrics` by variant id; `sources` are the files whose sha256 the provenance names; of the `typical` ones the
     reference is made; `arrays` are those that the postprocessing needs."""
 
     variants: Sequence[Candidate]
     preprocess: Preprocess
     postprocess: Postprocess
-    x: Array
+    x: Rows
     sources: Sequence[Path]
     labels: bytes | None = None
     report: Mapping[str, Any] | None = None
@@ -74,6 +75,7 @@ class Contents:
     evaluation_sha256: str = ""
     typical: Typical | None = None
     arrays: Mapping[str, Array] = field(default_factory=dict)
+    choose: Literal["first", "measured"] = "first"
 
 
 def check_identity(identity: Identity) -> SigningKey | None:
@@ -151,6 +153,7 @@ def write_variants(identity: Identity, contents: Contents, *, key: SigningKey | 
         provenance=_provenance(contents),
         reference=reference,
         arrays=arrays,
+        choose=contents.choose,
     )
     raw = encode_manifest(manifest)
     write_package(identity.output, raw, files, (key.sign(raw),) if key is not None else ())

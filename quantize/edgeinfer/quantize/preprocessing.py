@@ -7,8 +7,10 @@ of the model's size, sensor windows (N, length, channels) in their own units, or
 scale or floats of -1..1.
 """
 
+import functools
 import math
 import tomllib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,15 +18,15 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from edgeinfer.quantize.dataset import fit_to_model
 from edgeinfer.quantize.modelfile import is_integer
+from edgeinfer.quantize.rows import ArrayRows, ImageRows, Table, fit_to_model
 from edgeinfer.runtime.config import parse_config
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import ConfigError, ModelError, SamplesError, SourceError
 from edgeinfer.runtime.manifest import AudioPre, ImagePre, Preprocess, TensorPre, TensorSpec, WindowPre
 from edgeinfer.runtime.preprocess import compile_preprocess, resolve_input
 
-__all__ = ["Declared", "declare", "infer", "model_inputs", "noise", "parse_spec", "read_spec"]
+__all__ = ["Declared", "declare", "infer", "model_rows", "noise", "parse_spec", "picture_rows", "read_spec"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 _IMAGE_RANK = 4
@@ -88,7 +90,9 @@ def _complete_audio(fields: dict[str, Any], model_input: TensorSpec) -> None:
 
 
 def read_spec(spec: str) -> dict[str, Any]:
-    """The fields of an inline declaration, or of the TOML or JSON file that `spec` names."""
+    """The fields of an inline declaration, of a JSON object, or of the TOML or JSON file that `spec` names."""
+    if spec.lstrip().startswith("{"):
+        return _decoded(spec, "--preprocess or --postprocess")
     path = Path(spec)
     if "=" not in spec or _is_file(path):
         return _read_file(path)
@@ -104,6 +108,13 @@ def read_spec(spec: str) -> dict[str, Any]:
         else:
             raise ConfigError(f"expected key=value, found {entry!r} in {spec!r}")
     return fields
+
+
+def _decoded(text: str, origin: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ConfigError(f"{origin}: expected a JSON object of keys: {error}") from error
 
 
 def _is_file(path: Path) -> bool:
@@ -299,19 +310,42 @@ def _integer_scale(model_input: TensorSpec) -> tuple[float, float]:
     return float(model_input.zero_point + offset), 1.0 / model_input.scale
 
 
-def model_inputs(x: Array, declared: Declared, model_input: TensorSpec, *, where: str) -> Array:
-    """Samples as the float model takes them: float32 (N, *input shape). Raises SamplesError."""
+def model_rows(
+    x: Table, declared: Declared, model_input: TensorSpec, *, where: str, raw: bool | None = None
+) -> ArrayRows:
+    """Samples (N, ...) as the float model takes them, row by row. `raw` as declared where it is None. Raises
+    SamplesError where a row does not fit."""
+    preprocess, shape = declared.preprocess, model_input.shape[1:]
+    apply: Callable[[Array], Array] = _floats
+    if declared.raw if raw is None else raw:
+        if isinstance(preprocess, AudioPre):
+            apply = _hearing(preprocess, np.dtype(x.dtype), where=where)
+        elif isinstance(preprocess, ImagePre | WindowPre):
+            apply = functools.partial(_apply, preprocess=preprocess, where=where)
+    rows = ArrayRows(x, lambda values: fit_to_model(apply(values), shape, where=where))
+    _ = rows.shape  # what does not fit is said now
+    return rows
+
+
+def picture_rows(files: Sequence[Path], declared: Declared, model_input: TensorSpec, *, where: str) -> ImageRows:
+    """Pictures in files as the float model takes them. Raises ConfigError where no preprocessing for pictures was
+    declared, and none follows from an integer input."""
     preprocess = declared.preprocess
-    if declared.raw and isinstance(preprocess, AudioPre):
-        values = _hear(x, preprocess, where=where)
-    else:
-        values = x.astype(np.float32)
-        if declared.raw and isinstance(preprocess, ImagePre | WindowPre):
-            values = _apply(values, preprocess, where=where)
-    return np.ascontiguousarray(fit_to_model(values, model_input.shape[1:], where=where))
+    if not isinstance(preprocess, ImagePre) or (declared.inferred and not is_integer(model_input)):
+        raise ConfigError(
+            f"{where}: expected --preprocess to say how pictures in files become the model's input, found "
+            f"{'none' if declared.inferred else type(preprocess).__struct_config__.tag}",
+            hint="for instance --preprocess kind=image,mean=127.5,std=127.5,color=rgb",
+        )
+    return ImageRows(files, preprocess, model_input.shape[1:])
+
+
+def _floats(values: Array) -> Array:
+    return values.astype(np.float32)
 
 
 def _apply(values: Array, preprocess: ImagePre | WindowPre, *, where: str) -> Array:
+    values = values.astype(np.float32)
     if isinstance(preprocess, ImagePre):
         pictures = values[..., np.newaxis] if values.ndim == _IMAGE_RANK - 1 else values
         expected = (preprocess.height, preprocess.width)
@@ -331,17 +365,21 @@ def _apply(values: Array, preprocess: ImagePre | WindowPre, *, where: str) -> Ar
     return scaled
 
 
-def _hear(x: Array, preprocess: AudioPre, *, where: str) -> Array:
-    """Sound (N, length) of -1..1, or integers of full scale, as the device computes its features of it."""
-    full_scale = 1.0 if x.dtype.kind == "f" else float(np.iinfo(x.dtype).max) + 1.0
+def _hearing(preprocess: AudioPre, dtype: "np.dtype[Any]", *, where: str) -> Callable[[Array], Array]:
+    """Makes features of sound (N, length) of -1..1, or integers of full scale, as the device computes them."""
+    full_scale = 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max) + 1.0
     prepare = compile_preprocess(preprocess, TensorSpec("", (1, *preprocess.shape), "float32"))
-    made = np.empty((len(x), *preprocess.shape), dtype=np.float32)
-    try:
-        for row, sound in enumerate(x):
-            prepare((sound / full_scale).astype(np.float32), made[row : row + 1])
-    except SourceError as error:
-        raise SamplesError(f"{where}: {error.message}") from error
-    return made
+
+    def hear(sounds: Array) -> Array:
+        made = np.empty((len(sounds), *preprocess.shape), dtype=np.float32)
+        try:
+            for row, sound in enumerate(sounds):
+                prepare((sound / full_scale).astype(np.float32), made[row : row + 1])
+        except SourceError as error:
+            raise SamplesError(f"{where}: {error.message}") from error
+        return made
+
+    return hear
 
 
 def noise(preprocess: Preprocess, model_input: TensorSpec, *, count: int, seed: int) -> Array:
@@ -350,7 +388,7 @@ def noise(preprocess: Preprocess, model_input: TensorSpec, *, count: int, seed: 
     shape = (count, *model_input.shape[1:])
     if isinstance(preprocess, AudioPre):
         sound = random.uniform(-0.5, 0.5, (count, preprocess.length)).astype(np.float32)
-        return _hear(sound, preprocess, where="noise").reshape(shape)
+        return _hearing(preprocess, sound.dtype, where="noise")(sound).reshape(shape)
     low, high = -1.0, 1.0
     if isinstance(preprocess, ImagePre):
         low = (0.0 - max(preprocess.mean)) / max(preprocess.std)

@@ -1,30 +1,125 @@
-"""How a long search tells how far it is: a callback, and a bar on stderr for a person who watches."""
+"""How a long search tells how far it is: an interface, silence, and a display on stderr for a person who watches.
+
+    with terminal_display("quantizing kws 1.0.0") as progress:
+        progress("making litert-int8", 0.1)
+        progress.tried(Seen("litert-int8", "evaluated", metric_value=0.91, verdict="accepted"))
+        progress.best("litert-int8", "1.6 times as fast as the float model")
+
+A part of the work is given `scaled(progress, start, end)`: it tells 0 to 1 of its own.
+"""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
-__all__ = ["Progress", "silent", "terminal_bar"]
+__all__ = ["Progress", "Seen", "Told", "listening", "scaled", "silent", "terminal_display"]
 
-# Called with what is being done now and the share that is done, 0.0 to 1.0.
-Progress = Callable[[str, float], None]
+# How often the display is drawn: often enough for a clock, too seldom to disturb what is being timed.
+_DRAWN_PER_S = 4
 
 
-def silent(_step: str, _done: float) -> None:
-    """Tells nobody."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a candidate by now. `stage` is what was just done with it (made, screened, evaluated, timed).
+    Figures that are not known yet are None: `metric_value` and `agreement` as in the report, `bytes` of the file,
+    `ratio` of its latency to the reference's."""
+
+    variant: str
+    stage: str
+    metric_value: float | None = None
+    agreement: float | None = None
+    bytes: int | None = None
+    ratio: float | None = None
+    verdict: Literal["", "chosen", "accepted", "refused"] = ""
+    reason: str = ""
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Who is told. Each of these returns at once and raises nothing."""
+
+    def __call__(self, step: str, done: float, /) -> None:
+        """What is being done now, and the share of all that is done, 0.0 to 1.0."""
+        ...
+
+    def tried(self, seen: Seen, /) -> None:
+        """More is known of a candidate; the last word on each counts."""
+        ...
+
+    def best(self, variant: str, text: str, /) -> None:
+        """What would be chosen if the search ended now, and why in a few words."""
+        ...
+
+
+# What a caller may give where it wants no more than the steps.
+Told = Callable[[str, float], None]
+
+
+class _Silent:
+    def __call__(self, step: str, done: float, /) -> None:
+        pass
+
+    def tried(self, seen: Seen, /) -> None:
+        pass
+
+    def best(self, variant: str, text: str, /) -> None:
+        pass
+
+
+silent: Progress = _Silent()
+"""Tells nobody."""
+
+
+def scaled(progress: Progress, start: float, end: float) -> Progress:
+    """For a part of the work: its 0 to 1 are `start` to `end` of the whole."""
+    return _Scaled(progress, start, end)
+
+
+def listening(told: "Progress | Told") -> Progress:
+    """`told` itself, or for a plain function one that passes the steps on and keeps the rest to itself."""
+    return told if isinstance(told, Progress) else _Steps(told)
+
+
+class _Scaled:
+    def __init__(self, progress: Progress, start: float, end: float) -> None:
+        self._progress, self._start, self._share = progress, start, end - start
+
+    def __call__(self, step: str, done: float, /) -> None:
+        self._progress(step, self._start + self._share * done)
+
+    def tried(self, seen: Seen, /) -> None:
+        self._progress.tried(seen)
+
+    def best(self, variant: str, text: str, /) -> None:
+        self._progress.best(variant, text)
+
+
+class _Steps(_Silent):
+    def __init__(self, told: Told) -> None:
+        self._told = told
+
+    def __call__(self, step: str, done: float, /) -> None:
+        self._told(step, done)
 
 
 @contextmanager
-def terminal_bar(title: str) -> Iterator[Progress]:
-    """A progress bar on stderr where that is a terminal, else silence: logs stay readable."""
+def terminal_display(title: str) -> Iterator[Progress]:
+    """A live display on stderr where that is a terminal, else silence: logs stay readable. It leaves no trace: what
+    was found is for the table."""
     if not sys.stderr.isatty():
         yield silent
         return
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as RichProgress
+    from rich.live import Live
 
-    columns = (TextColumn("{task.fields[title]}"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=1.0, title=title)
-        yield lambda step, done: bar.update(task, description=step, completed=done)
+    from edgeinfer.quantize.scoreboard import Scoreboard
+
+    board = Scoreboard(title)
+    console = Console(stderr=True)
+    if console.is_dumb_terminal:
+        yield silent
+        return
+    with Live(board, console=console, refresh_per_second=_DRAWN_PER_S, transient=True, redirect_stdout=False):
+        yield board

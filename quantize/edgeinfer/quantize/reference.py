@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgeinfer.quantize.dataset import Samples
+from edgeinfer.quantize.rows import Rows, spread
 from edgeinfer.runtime.engines import Engine, quantize_input
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.learn.distribution import describe
@@ -20,8 +21,8 @@ MIN_ROWS = 30
 _MAX_ROWS = 512
 _WHOLE = Region(0.0, 0.0, 1.0, 1.0)
 
-# Rows float32 (N, *input shape), and how many independent examples they are.
-Typical = tuple[Array, int]
+# Rows, and how many independent examples they are.
+Typical = tuple[Rows, int]
 
 
 def typical(samples: Samples, *, task: Task) -> Typical:
@@ -30,7 +31,7 @@ def typical(samples: Samples, *, task: Task) -> Typical:
         return samples.x, samples.examples
     normal = samples.y == 0
     count = int(normal.sum()) if samples.group is None else len(np.unique(samples.group[normal]))
-    return samples.x[normal], count
+    return samples.x.picked(np.flatnonzero(normal)), count
 
 
 def make_reference(
@@ -46,14 +47,14 @@ def make_reference(
     x, examples = rows
     if len(x) < MIN_ROWS or len(engine.inputs) != 1:
         return Reference()
-    picked = x[(np.arange(_MAX_ROWS) * len(x)) // _MAX_ROWS] if len(x) > _MAX_ROWS else x
+    picked = x.picked(spread(_MAX_ROWS, len(x)))
     spec = engine.inputs[0]
     interpret = compile_postprocess(postprocess, model_input=spec, outputs=engine.outputs, arrays=arrays)
     scores_of, inputs_of = score_statistics(result_kind(postprocess)), InputStatistics(preprocess, [spec])
     scores: list[Values] = []
     inputs: list[Values] = []
     for index in range(len(picked)):
-        target = quantize_input(picked[index : index + 1], spec)
+        target = quantize_input(picked.row(index), spec)
         scores.append(scores_of(interpret(target, engine.run([target]), _WHOLE)))
         inputs.append(inputs_of(target))
     return Reference(scores=_described(scores, examples), inputs=_described(inputs, examples))

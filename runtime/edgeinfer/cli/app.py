@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from edgeinfer.cli import SERVICES, call_service, carry, device, explain, fleet, models, packages, top, workstation
+from edgeinfer.cli import (
+    SERVICES,
+    bench,
+    call_service,
+    carry,
+    device,
+    explain,
+    fleet,
+    models,
+    packages,
+    top,
+    workstation,
+)
 
 __all__ = ["app", "run_app"]
 
@@ -49,7 +61,7 @@ def _service(name: str) -> Callable[[typer.Context], None]:
 app.command()(workstation.demo)
 app.command()(workstation.quantize)
 app.add_typer(packages.app, name="package")
-app.command()(device.bench)
+app.command()(bench.bench)
 app.command()(explain.explain)
 for _name, (_module, _help) in SERVICES.items():
     app.command(_name, help=_help, context_settings=dict(_PASS_ON))(_service(_name))

@@ -1,11 +1,11 @@
-"""Commands about this device: what it holds, whether anything is missing, how fast it is, what is wrong with it."""
+"""Commands about this device: what it holds, whether anything is missing, what is wrong with it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeinfer.cli.shared import JsonFlag, existing, print_json, print_line, print_table
+from edgeinfer.cli.shared import JsonFlag, print_json, print_line
 from edgeinfer.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Labels = dict[str, tuple[str, ...]]
     Units = dict[str, str]
 
-__all__ = ["audit", "bench", "doctor", "probe", "results", "state_folders"]
+__all__ = ["audit", "doctor", "probe", "results", "state_folders"]
 
 _DEFAULT_CONFIG = Path("/etc/edgeinfer/edgeinfer.toml")
 _FOLLOW_PAUSE_S = 0.5
@@ -28,32 +28,6 @@ _MEASURED = {"REGRESSION", "EMBEDDING", "RAW"}
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="The daemon's edgeinfer.toml.")]
 StateDirOption = Annotated[Path | None, typer.Option("--state-dir", help="The daemon's folder, in place of --config.")]
-
-
-def bench(
-    package: Annotated[Path, typer.Argument(help="A model package (.edgepkg).")],
-    *,
-    seconds: Annotated[float, typer.Option(help="How long each variant is run.")] = 5.0,
-    threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
-    as_json: JsonFlag = False,
-) -> None:
-    """Measure a package's variants on this device."""
-    from edgeinfer.runtime.bench import bench_package
-
-    found = bench_package(existing(package), seconds=seconds, threads=threads)
-    if as_json:
-        print_json({"package": str(package), "threads": threads, "seconds": seconds, "variants": found})
-    else:
-        measured = [row for row in found if not row.error]
-        print_table(
-            ("variant", "p50 us", "p99 us", "cpu us", "RSS MiB", "ratio"),
-            [(r.variant, r.p50_us, r.p99_us, r.cpu_us, round(r.rss_bytes / _MIB, 1), r.ratio) for r in measured],
-        )
-        for row in found:
-            if row.error:
-                print_line(f"{row.variant}: not measured: {row.error}")
-    if all(row.error for row in found):
-        raise typer.Exit(1)
 
 
 def results(

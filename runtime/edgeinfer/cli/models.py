@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="List, activate, roll back and pin the models of this device.", no_args_is_help=True, rich_markup_mode=None
+    help="List, activate, roll back and pin the models of this device.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 _DEFAULT_CONFIG = Path("/etc/edgeinfer/edgeinfer.toml")
@@ -66,8 +68,9 @@ class _Device:
 
     @contextmanager
     def _own_activation(self, unreachable: ControlError, *, reads_file: bool) -> Iterator["Activation"]:
-        from edgeinfer.runtime.activation import Activation, NotRunning
+        from edgeinfer.runtime.activation import Activation
         from edgeinfer.runtime.handoff import RuntimeDb
+        from edgeinfer.runtime.not_running import NotRunning, demands
         from edgeinfer.runtime.settings import GateConfig
         from edgeinfer.runtime.slots import Slots
         from edgeinfer.runtime.store import Store
@@ -83,7 +86,7 @@ class _Device:
             yield Activation(
                 slots,
                 store,
-                NotRunning(_demands(config, db)),
+                NotRunning(demands(config.pipeline if config is not None else (), db)),
                 db=db,
                 state_dir=self.state_dir,
                 gate=lambda: config.gate if config is not None else GateConfig(),
@@ -118,12 +121,6 @@ def _configuration(path: Path) -> "RuntimeConfig":
     return load_config(path, RuntimeConfig)
 
 
-def _demands(config: "RuntimeConfig | None", db: Any) -> dict[str, tuple[str, int]]:
-    """What the configured pipelines want of their models: the variant, and the threads."""
-    pipelines = config.pipeline if config is not None else ()
-    return {one.model or db.configured_model(one.package): (one.variant, one.threads) for one in pipelines}
-
-
 def _obey(activation: "Activation", request: dict[str, Any], file: int) -> dict[str, Any]:
     from edgeinfer.runtime.orders import handlers
 
@@ -147,13 +144,20 @@ def list_models(*, config: ConfigOption = None, state_dir: StateDirOption = None
                 row["version"] or "damaged",
                 row["digest"][:_SHORT],
                 ", ".join(row["slots"]) or "none",
-                row["variant"] or "-",
+                _variant(row),
                 "yes" if row["pinned"] else "-",
                 "-" if row["bytes"] is None else f"{row['bytes'] / _MIB:.1f}",
             )
             for row in rows
         ],
     )
+
+
+def _variant(row: dict[str, Any]) -> str:
+    """The one that runs, or that will; and whether this device has measured that it is the best."""
+    choice = row["choice"]
+    shown = row["variant"] or (choice["variant"] if choice else "-")
+    return f"{shown} (measured)" if choice and choice["variant"] == shown else shown
 
 
 def _rows(device: _Device) -> list[dict[str, Any]]:
@@ -174,8 +178,9 @@ def _rows(device: _Device) -> list[dict[str, Any]]:
 
 def _rows_at_rest(state_dir: Path) -> list[dict[str, Any]]:
     """Without the daemon, and without a lock: its database is only read."""
-    from edgeinfer.runtime.activation import Activation, NotRunning
+    from edgeinfer.runtime.activation import Activation
     from edgeinfer.runtime.handoff import RuntimeDb
+    from edgeinfer.runtime.not_running import NotRunning
     from edgeinfer.runtime.slots import Slots
     from edgeinfer.runtime.store import Store
 
@@ -215,6 +220,33 @@ def rollback(
 ) -> None:
     """Have the version before the active one take over again."""
     _print_engaged(_Device(config, state_dir).change("rollback", model), as_json=as_json)
+
+
+@app.command()
+def choose(
+    model: ModelArgument, *, config: ConfigOption = None, state_dir: StateDirOption = None, as_json: JsonFlag = False
+) -> None:
+    """Measure its variants anew on this device, and use the best."""
+    done = _Device(config, state_dir).change("choose", model)
+    if as_json:
+        print_json(done)
+        return
+    tried = done["gate"].get("tried", [])
+    chosen = done["gate"]["variant"]
+    print_table(
+        ("variant", "p50 us", "MiB", ""),
+        [
+            (
+                one["variant"],
+                one.get("latency_us", "-"),
+                f"{one['bytes'] / _MIB:.1f}" if one.get("bytes") else "-",
+                one.get("error") or ("chosen" if one["variant"] == chosen else ""),
+            )
+            for one in tried
+        ],
+    )
+    if not tried:
+        print_line(f"{model}: this device can run one variant only, {chosen}")
 
 
 @app.command()

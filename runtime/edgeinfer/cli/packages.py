@@ -1,5 +1,7 @@
 """`edgeinfer package`: looks into packages, checks them, signs them."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,28 +10,66 @@ import typer
 from edgeinfer.cli.shared import JsonFlag, TaskName, existing, print_json, print_line, print_table
 
 if TYPE_CHECKING:
+    from edgeinfer.quantize.report.reading import CarriedReport
     from edgeinfer.runtime.package import PackageFile
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Look into packages, check them, sign them.", no_args_is_help=True, rich_markup_mode=None)
 
+_PIPED_WIDTH = 120
+
 PackageArgument = Annotated[Path, typer.Argument(help="A model package (.edgepkg).")]
 
 
 @app.command()
-def inspect(package: PackageArgument, *, as_json: JsonFlag = False) -> None:
-    """Show what a package says of itself. Its files are not checked: see verify."""
-    import msgspec
-
+def inspect(
+    package: PackageArgument,
+    *,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the report of its search as a page (.html) to this file.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what a package says of itself and what the search for it found. Its files are not checked: see verify."""
     from edgeinfer.runtime.package import PackageFile
 
     with PackageFile(existing(package)) as opened:
         if as_json:
-            manifest = msgspec.json.decode(opened.manifest_bytes)
-            print_json({**manifest, "digest": opened.digest, "signatures": opened.signatures})
+            _print_document(opened)
         else:
             _print_summary(opened)
+        if report is not None:
+            _write_report(opened, report)
+
+
+def _print_document(package: "PackageFile") -> None:
+    """The manifest's own `report` names the file; what it says goes under `search`."""
+    import msgspec
+
+    manifest = msgspec.json.decode(package.manifest_bytes)
+    found = _report(package)
+    search = {} if found is None else {"search": msgspec.json.decode(found.raw)}
+    print_json({**manifest, "digest": package.digest, "signatures": package.signatures, **search})
+
+
+def _report(package: "PackageFile") -> "CarriedReport | None":
+    """The report of the search, or None for a package that carries none. Raises PackageError for one that is beyond
+    its bounds."""
+    from edgeinfer.quantize.report.reading import carried_report
+
+    return carried_report(package)
+
+
+def _write_report(package: "PackageFile", path: Path) -> None:
+    from edgeinfer.quantize.report.page import write_page
+    from edgeinfer.runtime.errors import PackageError
+
+    manifest = package.manifest
+    found = _report(package)
+    if found is None:
+        raise PackageError(f"{package.path}: carries no report of a search", hint="it was packed as it is")
+    write_page(found.report, path, title=f"{manifest.name} {manifest.version}", provenance=manifest.provenance)
 
 
 def _print_summary(package: "PackageFile") -> None:
@@ -42,8 +82,23 @@ def _print_summary(package: "PackageFile") -> None:
     golden = manifest.golden
     print_line(f"golden      {golden.count if golden else 0} vectors")
     print_line()
+    _print_variants(package)
+    found = _report(package)
+    if found is not None:
+        from edgeinfer.quantize.report.table import render
+
+        print_line()
+        print_line(render(found.report, width=_width()).rstrip())
+
+
+def _width() -> int:
+    """Of the terminal; what is piped elsewhere gets room for every column."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPED_WIDTH
+
+
+def _print_variants(package: "PackageFile") -> None:
     rows = []
-    for variant in manifest.variants:
+    for variant in package.manifest.variants:
         metrics = next(iter(variant.metrics.values()), {})
         shown = " ".join(f"{name}={value:g}" for name, value in sorted(metrics.items()))
         rows.append((variant.id, variant.engine, variant.precision, variant.bytes, shown))

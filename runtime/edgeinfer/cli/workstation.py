@@ -1,49 +1,97 @@
 """Commands for a workstation: `quantize` and `demo`."""
 
+import enum
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgeinfer.cli.shared import JsonFlag, TaskName, existing
+from edgeinfer.cli.shared import JsonFlag, TaskName
 
 __all__ = ["demo", "quantize"]
 
 
+class Objective(enum.Enum):
+    """What shall be small."""
+
+    LATENCY = "latency"
+    SIZE = "size"
+    ENERGY = "energy"
+
+
 def quantize(
-    models: Annotated[list[Path], typer.Argument(help="The float model: .onnx, .tflite or one of each.")],
+    models: Annotated[
+        list[Path] | None, typer.Argument(help="The float model: .onnx, .tflite or one of each; or a recipe (.toml).")
+    ] = None,
     *,
-    data: Annotated[Path, typer.Option(help="Labelled samples (.npz): x, y, optionally x_calibration, group.")],
-    task: Annotated[TaskName, typer.Option(help="What the model does.")],
-    name: Annotated[str, typer.Option(help="The package's name, for instance door-camera.")],
-    version: Annotated[str, typer.Option(help="MAJOR.MINOR.PATCH.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The package to write (.edgepkg).")],
-    max_drop: Annotated[float, typer.Option(help="Points of accuracy (or AUC) that may be lost.")] = 1.0,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled samples: .npz, a folder of pictures, or CSV windows.")
+    ] = None,
+    task: Annotated[TaskName | None, typer.Option(help="What the model does.")] = None,
+    name: Annotated[str | None, typer.Option(help="The package's name, for instance door-camera.")] = None,
+    version: Annotated[str | None, typer.Option(help="MAJOR.MINOR.PATCH.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The package to write (.edgepkg).")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Points of the metric that may be lost (per cent of an error).  [default: 1]")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Share of samples, 0 to 1, on which it must say what the float model says.")
+    ] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Bytes that the file may have.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="top5, auc, mse, box_map50, ..., or yours: module:function.")
+    ] = None,
+    objective: Annotated[Objective | None, typer.Option(help="What shall be small.  [default: latency]")] = None,
+    time_budget: Annotated[str | None, typer.Option(help="How long the search may take: 60s, 5m.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="local, a profile (rpi4, ...), ssh://user@host.  [default: local]")
+    ] = None,
+    exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Try everything, however slow.")] = False,
     preprocess: Annotated[str, typer.Option(help="TOML or JSON file, or inline: kind=image,std=255.")] = "",
     postprocess: Annotated[str, typer.Option(help="The same for the outputs: score_threshold=0.65.")] = "",
+    samples: Annotated[str, typer.Option(help="How samples are read: window=64,label_column=fault.")] = "",
     labels: Annotated[Path | None, typer.Option(help="Labels, one a line.")] = None,
+    state: Annotated[list[str] | None, typer.Option(help="INPUT=OUTPUT: an input fed with an output.")] = None,
+    constant: Annotated[list[str] | None, typer.Option(help="INPUT=NUMBER: an input that is always this.")] = None,
+    converter: Annotated[Path | None, typer.Option(help="onnx2tf 2.x, where it is not on the PATH.")] = None,
+    report: Annotated[Path | None, typer.Option(help="The report as a page.  [default: beside the package]")] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Write that page.")] = True,
     sign_key: Annotated[Path | None, typer.Option(help="Private key to sign the package with.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of the engine while measuring.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine while measuring.  [default: 1]")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make the fastest package that stays accurate. Status 3 if none keeps the budget."""
-    from edgeinfer.quantize.commands import quantize_command
+    """Make the fastest package that stays accurate. Status 3 if nothing keeps the budget."""
+    from edgeinfer.quantize.commands import quantize_command, read_flags
 
-    quantize_command(
-        [existing(model) for model in models],
-        data=existing(data),
-        task=task.value,
-        name=name,
-        version=version,
-        output=output,
-        max_drop=max_drop,
-        as_json=as_json,
-        preprocess=preprocess,
-        postprocess=postprocess,
-        labels=labels,
-        sign_key=sign_key,
-        threads=threads,
+    recipe = read_flags(
+        models or [],
+        {
+            "task": task.value if task is not None else None,
+            "metric": metric,
+            "samples.path": data,
+            "samples.labels": labels,
+            "package.name": name,
+            "package.version": version,
+            "package.output": output,
+            "package.sign_key": sign_key,
+            "budget.max_drop": max_drop,
+            "budget.min_agreement": min_agreement,
+            "budget.max_bytes": max_bytes,
+            "search.objective": objective.value if objective is not None else None,
+            "search.target": target,
+            "search.exhaustive": exhaustive or None,
+            "model.converter": converter,
+            "model.threads": threads,
+            "report.page": report,
+        },
+        specs={"preprocess": preprocess, "postprocess": postprocess, "samples": samples},
+        time_budget=time_budget,
+        states=state or [],
+        constants=constant or [],
     )
+    quantize_command(recipe, as_json=as_json, page=page, command=shlex.join(["edgeinfer", *sys.argv[1:]]))
 
 
 def demo(

@@ -14,14 +14,14 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from edgeinfer.runtime.decoding import MALFORMED
+from edgeinfer.runtime.choosing import chosen_variant, is_due, pass_gate
 from edgeinfer.runtime.errors import EdgeInferError, GateError, PackageError, UsageError
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.package import PackageFile
@@ -31,7 +31,7 @@ from edgeinfer.runtime.store import InstalledPackage, Store
 from edgeinfer.runtime.update import FINAL, State
 from edgeinfer.runtime.verify import GateRequest, PackageRequest, ask
 
-__all__ = ["Activation", "Engaged", "NotRunning", "RunningModels"]
+__all__ = ["Activation", "Engaged", "RunningModels"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +129,58 @@ class Activation:
                 raise UsageError(f"there is no version of model {model!r} before the active one")
             return self._engage(model, digest)
 
+    def choose(self, model: str) -> Engaged:
+        """Measure the variants of the active version anew, and use the best. Raises UsageError where there is nothing
+        to choose from, RefusedError where none of them passes: what runs goes on then."""
+        with self._changing():
+            digest = self._known(model).get(ACTIVE, "")
+            package = self._store.open(digest)
+            self._refuse_no_choice(package)
+            before, variant = self._db.choice(digest), chosen_variant(self._db, package)
+            measured = self._pass_gate(package, anew=True)
+            is_running, changed = self._running.runs(model), measured["variant"] != variant
+            if is_running and changed:
+                try:
+                    self._running.swap(model, digest)
+                    self._watch(model, package, "")
+                except EdgeInferError:
+                    self._db.set_choice(digest, before)
+                    self._running.swap(model, digest)
+                    raise
+            return Engaged(
+                model=model,
+                version=package.manifest.version,
+                digest=digest,
+                before=digest,
+                running=is_running,
+                changed=changed,
+                swap_ms=self._running.swap_ms(model) if is_running and changed else 0.0,
+                gate=measured,
+            )
+
+    def due(self, models: Iterable[str]) -> list[str]:
+        """Those of `models` whose active package asks to be measured, and was not, or under other conditions. Raises
+        BufferStorageError, PackageError."""
+        return [model for model in models if self._is_due(model, self._slots.of(model).get(ACTIVE, ""))]
+
+    def _is_due(self, model: str, digest: str) -> bool:
+        return bool(digest) and is_due(
+            self._store.manifest(digest),
+            self._db.choice(digest),
+            wanted=self._running.variant(model),
+            threads=self._running.threads(model),
+        )
+
+    def _refuse_no_choice(self, package: InstalledPackage) -> None:
+        manifest, wanted = package.manifest, self._running.variant(package.manifest.name)
+        if wanted:
+            raise UsageError(f"the configuration names variant {wanted!r} of model {manifest.name!r}")
+        if manifest.choose == "first":
+            raise UsageError(
+                f"{manifest.name} {manifest.version} does not ask to be measured: its first variant is used",
+                hint="name another one in the pipeline: variant = ...",
+            )
+
     def pin(self, model: str) -> dict[str, str]:
         """What the console assigns is refused from now on, until `unpin`. An update that is being checked ends so."""
         self._refuse_on_trial(model)
@@ -223,7 +275,7 @@ class Activation:
             return Engaged(
                 model=model, version=version, digest=digest, before=before, running=is_running, changed=False
             )
-        measured = self._pass_gate(model, digest)
+        measured = self._pass_gate(package)
         if is_running:
             self._running.swap(model, digest)
             self._watch(model, package, before)
@@ -241,22 +293,17 @@ class Activation:
             gate=measured,
         )
 
-    def _pass_gate(self, model: str, digest: str) -> dict[str, Any]:
-        limits = self._gate()
-        answer = ask(
-            GateRequest(
-                str(self._state_dir),
-                digest,
-                self._running.variant(model),
-                self._running.threads(model),
-                max_latency_us=round(limits.max_latency_ms * 1000),
-                max_bytes=limits.max_memory_mb << 20,
-            )
+    def _pass_gate(self, package: InstalledPackage, *, anew: bool = False) -> dict[str, Any]:
+        limits, model = self._gate(), package.manifest.name
+        request = GateRequest(
+            str(self._state_dir),
+            package.digest,
+            self._running.variant(model),
+            self._running.threads(model),
+            max_latency_us=round(limits.max_latency_ms * 1000),
+            max_bytes=limits.max_memory_mb << 20,
         )
-        try:
-            return msgspec.json.decode(answer, type=dict[str, Any])
-        except MALFORMED as error:
-            raise GateError(f"the gate's answer cannot be read: {error}") from error
+        return pass_gate(package.manifest, request, db=self._db, ask=ask, anew=anew)
 
     def _watch(self, model: str, package: InstalledPackage, before: str) -> None:
         """For `trial_s`, or until no frame can come any more. Raises GateError where the new version fails on live
@@ -294,10 +341,11 @@ class Activation:
             "pinned": slots.get(PINNED) == digest,
             "variants": [],
             "file_bytes": 0,
+            "choice": None,
             "error": "",
         }
         try:
-            manifest = self._store.manifest(digest)
+            manifest, choice = self._store.manifest(digest), self._db.choice(digest)
         except EdgeInferError as error:
             return {**document, "error": str(error)}
         return {
@@ -305,45 +353,5 @@ class Activation:
             "version": manifest.version,
             "variants": [variant.id for variant in manifest.variants],
             "file_bytes": sum(variant.bytes for variant in manifest.variants),
+            "choice": msgspec.to_builtins(choice),
         }
-
-
-class NotRunning:
-    """Stands for the pipelines where no daemon runs: nothing to swap. `demands` maps a model to the variant and the
-    threads that the configuration asks for."""
-
-    def __init__(self, demands: dict[str, tuple[str, int]]) -> None:
-        self._demands = demands
-
-    def runs(self, model: str) -> bool:
-        del model
-        return False
-
-    def threads(self, model: str) -> int:
-        return self._demands.get(model, ("", 1))[1]
-
-    def variant(self, model: str) -> str:
-        return self._demands.get(model, ("", 1))[0]
-
-    def swap(self, model: str, digest: str) -> None:
-        """Nothing runs."""
-
-    def has_swapped(self, model: str, digest: str) -> bool:
-        del model, digest
-        return False
-
-    def inferred(self, model: str) -> int:
-        del model
-        return 0
-
-    def idle(self, model: str) -> bool:
-        del model
-        return True
-
-    def failures(self, model: str) -> int:
-        del model
-        return 0
-
-    def swap_ms(self, model: str) -> float:
-        del model
-        return 0.0

@@ -24,6 +24,7 @@ import msgspec
 from edgeinfer.runtime.agent_view import AcknowledgedReader, AgentView
 from edgeinfer.runtime.assembly import Surroundings
 from edgeinfer.runtime.buffer import Buffer
+from edgeinfer.runtime.choosing import chosen_variant
 from edgeinfer.runtime.config import load_config
 from edgeinfer.runtime.engines.base import engine_versions
 from edgeinfer.runtime.errors import BufferStorageError, ConfigError, EdgeInferError, SignatureError, SourceError
@@ -47,6 +48,8 @@ from edgeinfer.runtime.supervisor import Supervisor
 from edgeinfer.runtime.trust import parse_public_key
 
 if TYPE_CHECKING:
+    from edgeinfer.runtime.bench_thread import BenchThread
+    from edgeinfer.runtime.chooser import Chooser
     from edgeinfer.runtime.update_thread import UpdateThread
 
 __all__ = ["Daemon", "main"]
@@ -91,6 +94,7 @@ class Daemon:
             buffer_config = msgspec.structs.replace(buffer_config, path=str(state_dir / "buffer.db"))
         self._acknowledged = AcknowledgedReader(sync_path)
         self._update_view = AgentView(sync_path)
+        self._bench_view = AgentView(sync_path)
         self.buffer = Buffer(buffer_config, acknowledged=self._acknowledged.acknowledged, seen=self._acknowledged.seen)
         slots = Slots(self._db, self._store, release_keys=config.trust.release_keys)
         append = recent.listening(self.buffer.append)
@@ -103,12 +107,15 @@ class Daemon:
             pool=self.pool,
             until_end=until_end,
             backing=self.buffer,
+            chosen=functools.partial(chosen_variant, self._db),
         )
         # Who ends what is stuck must not wait for a disk that is.
         append_at_once = recent.listening(functools.partial(self.buffer.append, wait=False))
         self._supervisor = Supervisor(config, pipelines=self.pipelines, pool=self.pool, append=append_at_once)
         self._slots = slots
         self._updater: UpdateThread | None = None
+        self._chooser: Chooser | None = None
+        self._bencher: BenchThread | None = None
         self._about: dict[str, Any] = {"device": config.device}
         self._desk = Desk(
             lambda: self._config, store=self._store, slots=slots, db=self._db, pipelines=self.pipelines,
@@ -119,12 +126,16 @@ class Daemon:
         """Until the stop event, or with `until_end` until every source has ended. Everything that was
         inferred is durable when this returns. Raises BufferStorageError where it could not be made so."""
         try:
+            if self._until_end:
+                self._choose_first()
             self.pipelines.start(self._config.pipeline)
             self._start_updater()
+            self._start_bencher()
             self._desk.start()
             notify(f"READY=1\nSTATUS={len(self._config.pipeline)} pipelines")
             logger.info("event=started device=%s pipelines=%d", self._config.device, len(self._config.pipeline))
             self._supervisor.start()
+            self._choose_beside()
             self._watch()
         finally:
             notify("STOPPING=1")
@@ -153,6 +164,36 @@ class Daemon:
             stop=self.stop,
         )
         self._updater.start()
+
+    def _start_bencher(self) -> None:
+        """Orders to time a package come from a console whose key is known, by the agent."""
+        if not (self._config.sync.state_dir and self._config.trust.console_keys):
+            return
+        from edgeinfer.runtime.bench_thread import BenchThread
+
+        self._bencher = BenchThread(
+            lambda: self._config, store=self._store, db=self._db, agent=self._bench_view, stop=self.stop
+        )
+        self._bencher.start()
+
+    def _choose_first(self) -> None:
+        """Recorded data waits until the variants of its models are measured, where their packages ask for that."""
+        from edgeinfer.runtime.chooser import choose_before_start
+
+        choose_before_start(self._config, db=self._db, store=self._store, slots=self._slots)
+
+    def _choose_beside(self) -> None:
+        """Live sources do not wait: a thread measures beside them, and changes over between two frames."""
+        if self._chooser is None:
+            if not any(pipeline.model.package.manifest.choose == "measured" for pipeline in self.pipelines.all()):
+                return
+            from edgeinfer.runtime.chooser import Chooser
+
+            running = self.pipelines
+            self._chooser = Chooser(
+                self._desk.activation(), models=lambda: {one.model.name for one in running.all()}, stop=self.stop
+            )
+        self._chooser.start()
 
     def _end(self) -> bool:
         """Stop everything, whatever the disk does. Whether all results are durable."""
@@ -215,6 +256,7 @@ class Daemon:
             if self._updater is not None:
                 self._updater.reconfigure(config)
             logging.getLogger("edgeinfer").setLevel(config.log_level)
+            self._choose_beside()
             logger.info("event=reloaded pipelines=%d", len(config.pipeline))
         notify("READY=1")
 

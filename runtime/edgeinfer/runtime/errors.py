@@ -18,6 +18,7 @@
     ├── BrokerError               exit 1  the MQTT broker cannot be reached (recoverable)
     ├── ConsoleError              exit 1  the console cannot be reached or answered with an error
     ├── ControlError              exit 1  the running daemon cannot be asked (recoverable)
+    ├── RemoteError               exit 1  a device cannot be reached over ssh, or answers nothing of use (recoverable)
     └── DependencyError           exit 1  an optional part is not installed
 
 Every message says what was expected and what was found; `hint` says what the operator can do.
@@ -40,6 +41,7 @@ __all__ = [
     "ModelError",
     "PackageError",
     "RefusedError",
+    "RemoteError",
     "SamplesError",
     "SignatureError",
     "SourceError",
@@ -132,6 +134,10 @@ class ConsoleError(EdgeInferError):
 
 
 class ControlError(EdgeInferError):
+    recoverable = True
+
+
+class RemoteError(EdgeInferError):
     recoverable = True
 
 

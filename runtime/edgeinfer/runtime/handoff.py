@@ -20,6 +20,8 @@ from typing import Self, TypeVar
 
 import msgspec
 
+from edgeinfer.runtime.bench_order import BenchAnswer
+from edgeinfer.runtime.choice import Choice
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.hashing import random_hex
@@ -53,6 +55,8 @@ CREATE TABLE IF NOT EXISTS slot (
 CREATE TABLE IF NOT EXISTS configured (path TEXT PRIMARY KEY, model TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS machine (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS status (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS choice (digest TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS bench (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL) STRICT;
 """
 
 
@@ -301,6 +305,42 @@ class RuntimeDb(_Database):
         except sqlite3.Error as error:
             raise BufferStorageError(f"{self.path}: cannot be read: {error}") from error
         return tuple(name for (name,) in rows)
+
+    def choice(self, digest: str) -> Choice | None:
+        """What was measured of a package's variants here; None where that has not been done."""
+        if self._one("SELECT name FROM sqlite_master WHERE name = 'choice'") is None:
+            return None  # read only, and written by an older daemon
+        row = self._one("SELECT body FROM choice WHERE digest = ?", digest)
+        return None if row is None else self._decoded(row, Choice)
+
+    def set_choice(self, digest: str, choice: Choice | None) -> None:
+        """None forgets it."""
+        with self._transaction() as db:
+            if choice is None:
+                db.execute("DELETE FROM choice WHERE digest = ?", (digest,))
+            else:
+                db.execute("INSERT OR REPLACE INTO choice VALUES (?, ?)", (digest, msgspec.msgpack.encode(choice)))
+
+    def keep_choices(self, digests: set[str]) -> None:
+        """Forget those of packages that are gone. Writes nothing where there is nothing to forget."""
+        try:
+            known = {digest for (digest,) in self._db.execute("SELECT digest FROM choice")}
+        except sqlite3.Error as error:
+            raise BufferStorageError(f"{self.path}: cannot be read: {error}") from error
+        if known - digests:
+            with self._transaction() as db:
+                db.executemany("DELETE FROM choice WHERE digest = ?", [(digest,) for digest in known - digests])
+
+    def bench(self) -> BenchAnswer:
+        """What became of the latest order to time a package here; an empty one where there was none."""
+        if self._one("SELECT name FROM sqlite_master WHERE name = 'bench'") is None:
+            return BenchAnswer()  # read only, and written by an older daemon
+        row = self._one("SELECT body FROM bench WHERE id = 1")
+        return BenchAnswer() if row is None else self._decoded(row, BenchAnswer)
+
+    def set_bench(self, answer: BenchAnswer) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO bench VALUES (1, ?)", (msgspec.msgpack.encode(answer),))
 
     def update(self) -> UpdateRow:
         row = self._one("SELECT body FROM machine WHERE id = 1")

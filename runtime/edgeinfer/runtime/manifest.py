@@ -106,8 +106,9 @@ class Constant(msgspec.Struct, frozen=True):
 class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
     """One file of the package: an engine and a precision.
 
-    `metrics` holds figures per profile, for instance `{"local": {"latency_us": 812.0}}`. A model of several inputs
-    says which of them are `states` and which `constants`: exactly one is left for the frame.
+    `requires` names the processor's features (as `edgeinfer probe` shows them) that it is made for: a device that lacks
+    one takes another variant. `metrics` holds figures per profile, for instance `{"local": {"latency_us": 812.0}}`. A
+    model of several inputs says which of them are `states` and which `constants`: exactly one is left for the frame.
     """
 
     id: Name
@@ -185,8 +186,9 @@ class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All that a package says of itself. `variants` is in order of preference: the first that the device
-    can run is used. `arrays`: an `.npz` with what the postprocessing needs beside the outputs (anchors, centres)."""
+    """All that a package says of itself. `variants` is in order of preference: the first that the device can run
+    is used; with `choose` "measured" the device times those that it can run and takes the fastest that keeps its
+    golden vectors. `arrays`: an `.npz` with what the postprocessing needs beside the outputs (anchors, centres)."""
 
     schema_version: int
     name: Name
@@ -201,6 +203,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     provenance: Provenance | None = None
     reference: Reference | None = None
     arrays: tuple[FileName, Sha256] | None = None
+    choose: Literal["first", "measured"] = "first"
 
 
 class Signature(msgspec.Struct, frozen=True):

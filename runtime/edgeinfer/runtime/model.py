@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.runtime.engines.base import Engine, available_engines, load_engine
-from edgeinfer.runtime.errors import ModelError
+from edgeinfer.runtime.engines.base import Engine, load_engine
+from edgeinfer.runtime.feed import Feed
 from edgeinfer.runtime.frame import Frame
-from edgeinfer.runtime.manifest import Manifest, TensorSpec, Variant
 from edgeinfer.runtime.postprocess import compile_postprocess, read_arrays, result_kind
-from edgeinfer.runtime.preprocess import Region, compile_preprocess, concrete_shape, resolve_input
+from edgeinfer.runtime.preprocess import Region, compile_preprocess, resolve_input
 from edgeinfer.runtime.results import Item
 from edgeinfer.runtime.store import InstalledPackage
+from edgeinfer.runtime.variants import choose_variant
 
-__all__ = ["Inferred", "LoadedModel", "Prepared", "Ran", "choose_variant"]
+__all__ = ["Inferred", "LoadedModel", "Prepared", "Ran"]
 
 Array = npt.NDArray[Any]
 # As many as a channel may hold, and those that are in work.
@@ -50,25 +50,6 @@ class Inferred(NamedTuple):
     outputs: list[Array]
 
 
-def choose_variant(manifest: Manifest, *, wanted: str = "") -> Variant:
-    """The variant named `wanted`, or the first that an installed engine can run. Raises ModelError."""
-    if wanted:
-        for variant in manifest.variants:
-            if variant.id == wanted:
-                return variant
-        known = ", ".join(variant.id for variant in manifest.variants)
-        raise ModelError(f"package {manifest.name} {manifest.version} has no variant {wanted!r}: it has {known}")
-    engines = available_engines()
-    for variant in manifest.variants:
-        if variant.engine in engines:
-            return variant
-    needed = sorted({variant.engine for variant in manifest.variants})
-    raise ModelError(
-        f"package {manifest.name} {manifest.version} needs one of the engines {needed}, found {list(engines)}",
-        hint=f"pip install 'edgeinfer[{needed[0]}]'",
-    )
-
-
 class LoadedModel:
     """`prepare` is called from the capturing thread, `run` and `interpret` from an inference thread.
 
@@ -92,7 +73,7 @@ class LoadedModel:
         self.variant = choose_variant(manifest, wanted=variant)
         path = package.folder / self.variant.file
         self.engines: tuple[Engine, ...] = tuple(engines) or (load_engine(self.variant.engine, path, threads=threads),)
-        self._feeds = [_Feed(engine, self.variant, about=str(self)) for engine in self.engines]
+        self._feeds = [Feed(engine, self.variant, about=str(self)) for engine in self.engines]
         engine = self.engines[0]
         self.input = resolve_input(manifest.preprocess, engine.inputs[self._feeds[0].slot])
         self._prepare = compile_preprocess(manifest.preprocess, self.input)
@@ -203,54 +184,3 @@ class LoadedModel:
     def release(self, prepared: Prepared) -> None:
         """Take the input array back into the pool."""
         self._pool.append(prepared.target)
-
-
-class _Feed:
-    """The engine's inputs: the frame at `slot`, and what the variant declares as states and constants.
-
-    Raises ModelError where the model has other inputs or outputs than are declared.
-    """
-
-    def __init__(self, engine: Engine, variant: Variant, *, about: str) -> None:
-        self._about = about
-        if not engine.outputs:
-            raise ModelError(f"{about}: expected a model with some output, found none")
-        input_places = {spec.name: place for place, spec in enumerate(engine.inputs)}
-        output_places = {spec.name: place for place, spec in enumerate(engine.outputs)}
-        self._inputs: list[Array] = [_zeros(spec) for spec in engine.inputs]
-        self._states: list[tuple[int, int]] = []
-        for state in variant.states:
-            self._states.append((self._place(state.input, input_places), self._place(state.output, output_places)))
-        constants = []
-        for constant in variant.constants:
-            constants.append(self._place(constant.input, input_places))
-            self._inputs[constants[-1]].fill(constant.value)
-        free = set(range(len(engine.inputs))) - {place for place, _ in self._states} - set(constants)
-        if len(free) != 1:
-            raise ModelError(
-                f"{about}: expected one input for the frame, found {len(free)} of {sorted(input_places)}",
-                hint="the package declares the other inputs of the variant as states or constants",
-            )
-        self.slot = free.pop()
-        self.remembers = bool(self._states)
-
-    def inputs(self, target: Array) -> list[Array]:
-        self._inputs[self.slot] = target
-        return self._inputs
-
-    def remember(self, outputs: list[Array]) -> None:
-        for place, output in self._states:
-            self._inputs[place] = outputs[output]
-
-    def reset(self) -> None:
-        for place, _ in self._states:
-            self._inputs[place] = np.zeros_like(self._inputs[place])
-
-    def _place(self, name: str, places: dict[str, int]) -> int:
-        if name not in places:
-            raise ModelError(f"{self._about}: declares the tensor {name!r}, the model has {', '.join(places)}")
-        return places[name]
-
-
-def _zeros(spec: TensorSpec) -> Array:
-    return np.zeros(concrete_shape(spec), dtype=spec.dtype)

@@ -3,7 +3,7 @@
 {"do": "status"}                                      the status document, made anew
 {"do": "models"}                                      what is installed
 {"do": "activate", "model": "door", "what": "2.0.0"}  or with an open .edgepkg file in place of `what`
-{"do": "rollback" | "pin" | "unpin", "model": "door"}
+{"do": "rollback" | "pin" | "unpin" | "choose", "model": "door"}
 """
 
 import msgspec
@@ -35,6 +35,7 @@ def handlers(activation: Activation) -> dict[str, Handler]:
         "models": lambda _request, _file: {"models": activation.models()},
         "activate": activate,
         "rollback": lambda request, _file: _done(activation.rollback(_order(request).model)),
+        "choose": lambda request, _file: _done(activation.choose(_order(request).model)),
         "pin": lambda request, _file: _done(activation.pin(_order(request).model)),
         "unpin": lambda request, _file: _done(activation.unpin(_order(request).model)),
     }

@@ -148,9 +148,9 @@ class PackageFile:
                 )
         self._check_layout()
 
-    def read(self, name: str) -> bytes:
-        """The content of one file. Raises PackageError where it is missing or damaged."""
-        return self._read_member(name, MAX_TOTAL_BYTES)
+    def read(self, name: str, *, at_most: int = MAX_TOTAL_BYTES) -> bytes:
+        """The content of one file. Raises PackageError where it is missing, damaged or larger than `at_most` bytes."""
+        return self._read_member(name, at_most)
 
     def labels(self) -> tuple[str, ...]:
         """The label of each class, in order of the class index; empty where the package has none."""

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 
 from edgeinfer.runtime.assembly import Surroundings, make_gates, make_observers
 from edgeinfer.runtime.backing import Backing
-from edgeinfer.runtime.engines.base import available_engines
 from edgeinfer.runtime.errors import ConfigError, ModelError, PackageError
-from edgeinfer.runtime.manifest import Variant
-from edgeinfer.runtime.model import LoadedModel, choose_variant
+from edgeinfer.runtime.model import LoadedModel
 from edgeinfer.runtime.models import ModelPool
 from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.pipeline import Pipeline
@@ -25,6 +23,7 @@ from edgeinfer.runtime.sources.base import is_recorded
 from edgeinfer.runtime.sources.settings import PipelineSource
 from edgeinfer.runtime.stages import Observer
 from edgeinfer.runtime.store import InstalledPackage, Store
+from edgeinfer.runtime.variants import choose_variant, fastest_variant
 
 if TYPE_CHECKING:
     from edgeinfer.runtime.governed import GovernedPipeline
@@ -49,6 +48,7 @@ class PipelineSet:
         pool: ModelPool | None = None,
         until_end: bool = False,
         backing: Backing | None = None,
+        chosen: Callable[[InstalledPackage], str] = lambda _: "",
     ) -> None:
         self.pool = pool or ModelPool()
         self._store = store
@@ -57,6 +57,7 @@ class PipelineSet:
         self._around = around
         self._until_end = until_end
         self._backing = backing
+        self._chosen = chosen
         # Held by who changes something: a reload, a swap, the governor. Who only looks needs no lock: the mapping is
         # replaced as a whole.
         self._changing = threading.RLock()
@@ -198,10 +199,15 @@ class PipelineSet:
                 self._exchange(pipeline, replacement, watching)
 
     def use_smaller(self, pipeline: Pipeline, on: bool) -> bool:
-        """Change to the fastest variant of the package, or back to the preferred one. False where there is none."""
+        """Change to the fastest variant of the package, or back to the preferred one. False where there is none, or
+        the fastest was measured here and runs already."""
         with self._change():
             package, config = pipeline.model.package, pipeline.config
-            wanted = _fastest(package) if on else choose_variant(package.manifest, wanted=config.variant)
+            measured = self._chosen(package)
+            if on and not measured:
+                wanted = fastest_variant(package.manifest)
+            else:
+                wanted = choose_variant(package.manifest, wanted=measured if on else config.variant or measured)
             if wanted is None or wanted.id == pipeline.model.variant.id or pipeline not in self.all():
                 return False
             loaded = self._load(package, config, variant=wanted.id, workers=pipeline.workers)
@@ -283,7 +289,7 @@ class PipelineSet:
         self, package: InstalledPackage, config: PipelineConfig, *, variant: str = "", workers: int = 0
     ) -> LoadedModel:
         """For `workers` frames at once; 0: as many as the configuration asks for."""
-        chosen = choose_variant(package.manifest, wanted=variant or config.variant)
+        chosen = choose_variant(package.manifest, wanted=variant or config.variant or self._chosen(package))
         # Frames of a recorded source wait: each thread takes one of them. Of a live one all threads share the latest.
         workers = workers or (config.threads if is_recorded(config.source) else 1)
         if chosen.states:  # what it remembers of one frame, it needs for the next
@@ -369,18 +375,6 @@ def _check_routes(pipelines: dict[str, Pipeline]) -> None:
         source = pipeline.config.source
         if isinstance(source, PipelineSource):
             check_labels(name, source, pipelines[source.of].model.package.labels())
-
-
-def _fastest(package: InstalledPackage) -> Variant | None:
-    """The variant with the shortest latency that was measured, or the smallest file where none was."""
-    engines = available_engines()
-    usable = [variant for variant in package.manifest.variants if variant.engine in engines]
-    return min(usable, key=lambda variant: (_latency_us(variant), variant.bytes), default=None)
-
-
-def _latency_us(variant: Variant) -> float:
-    measured = [metrics["latency_us"] for metrics in variant.metrics.values() if "latency_us" in metrics]
-    return min(measured, default=float("inf"))
 
 
 def _check_one_package_a_model(configs: Iterable[PipelineConfig]) -> None:

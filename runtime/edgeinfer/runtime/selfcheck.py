@@ -13,7 +13,7 @@ __all__ = ["check_config", "check_engines"]
 
 T = TypeVar("T")
 
-_CANARIES = {"onnx": "canary.onnx", "litert": "canary.tflite"}
+_CANARIES = {"onnx": "canary.onnx", "litert": "canary.tflite", "openvino": "canary.onnx"}
 
 
 def check_engines() -> list[Finding]:

@@ -53,7 +53,9 @@ class Slots:
     def prune(self) -> None:
         """Remove every installed package that is in no slot."""
         with self.lock:
-            self._store.prune(self.all_digests())
+            kept = self.all_digests()
+            self._store.prune(kept)
+            self._db.keep_choices(kept)
 
     def configured_model(self, path: Path) -> str:
         """The model that the package file at `path` held when it was last read; empty for one never seen."""

@@ -3,6 +3,7 @@
     models/incoming/{sha256}.edgepkg   blobs that the agent has downloaded; nothing here is trusted
     models/staging/{sha256}.edgepkg    the daemon's own copy of a blob, while it is checked and installed
     models/packages/{digest}/          packages whose every file has been checked
+    models/incoming/{sha256}.bench     a blob that is only to be timed here, and its copy in models/bench/
 
 Only the runtime writes to `packages`, and only after it has checked the hashes itself. The agent can change a
 blob in `incoming` at any moment, also between a check and what follows it: so a blob is opened once, and what is
@@ -23,6 +24,7 @@ from typing import IO
 
 import msgspec
 
+from edgeinfer.runtime.bench_order import BENCH_SUFFIX
 from edgeinfer.runtime.durable import make_folder, sync_folder
 from edgeinfer.runtime.errors import EdgeInferError, PackageError, StorageError
 from edgeinfer.runtime.hashing import random_hex, sha256
@@ -69,6 +71,7 @@ class Store:
         self.incoming = state_dir / "models" / "incoming"
         self._packages = state_dir / "models" / "packages"
         self._staging = state_dir / "models" / "staging"
+        self.bench_folder = state_dir / "models" / "bench"
         with _storing(self._packages.parent):
             for folder in (self.incoming, self._packages):
                 make_folder(folder)
@@ -83,17 +86,22 @@ class Store:
         blob = self.blob(sha256)
         copy = self._staging / blob.name
         try:
-            with _storing(self._staging):
-                self._staging.mkdir(mode=0o700, exist_ok=True)
-                self._staging.chmod(0o700)
-                with _open_plain(blob, size) as source, copy.open("wb") as target:
-                    found = _copy(source, target, size)
-            if found != sha256:
-                raise PackageError(f"{blob}: expected sha256 {sha256[:16]}..., found {found[:16]}...")
+            _take(blob, copy, sha256=sha256, size=size)
             yield copy
         finally:
             with suppress(OSError):
                 copy.unlink(missing_ok=True)
+
+    @contextmanager
+    def bench_room(self, sha256: str, size: int) -> Iterator[Path]:
+        """A blob that is only to be timed, copied as `staged` does, in a folder of its own, which is gone with all that
+        was added to it afterwards. For one at a time. Raises as `staged` does."""
+        copy = self.bench_folder / f"{sha256}.edgepkg"
+        try:
+            _take(self.incoming / f"{sha256}{BENCH_SUFFIX}", copy, sha256=sha256, size=size)
+            yield copy
+        finally:
+            shutil.rmtree(self.bench_folder, ignore_errors=True)
 
     @contextmanager
     def staged_file(self, source: IO[bytes]) -> Iterator[Path]:
@@ -215,6 +223,17 @@ def _unreadable(what: str, error: OSError) -> EdgeInferError:
     if error.errno in _PASSING:
         return StorageError(reason)
     return PackageError(reason, hint="deploy the package again")
+
+
+def _take(blob: Path, copy: Path, *, sha256: str, size: int) -> None:
+    """Copy a blob of `incoming` to where only this user may write. Raises PackageError, StorageError."""
+    with _storing(copy.parent):
+        copy.parent.mkdir(mode=0o700, exist_ok=True)
+        copy.parent.chmod(0o700)
+        with _open_plain(blob, size) as source, copy.open("wb") as target:
+            found = _copy(source, target, size)
+    if found != sha256:
+        raise PackageError(f"{blob}: expected sha256 {sha256[:16]}..., found {found[:16]}...")
 
 
 def _open_plain(path: Path, size: int) -> IO[bytes]:

@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 
 from edgeinfer.runtime.assignment import AssignedPackage, AssignmentDocument, next_assignment, read_assignment
+from edgeinfer.runtime.choosing import pass_gate
 from edgeinfer.runtime.errors import EdgeInferError, GateError, RefusedError, StorageError
 from edgeinfer.runtime.floor import VersionFloor
 from edgeinfer.runtime.handoff import Desired, RuntimeDb, SyncDb, UpdateRow
@@ -256,8 +257,8 @@ class Updater:
             max_latency_us=math.ceil(self.config.gate.max_latency_ms * 1000),
             max_bytes=self.config.gate.max_memory_mb << 20,
         )
-        answer = ask(request)
-        logger.info("event=gate_passed model=%s version=%s answer=%s", row.model, row.version, answer.decode())
+        answer = pass_gate(self._store.manifest(row.digest), request, db=self._db, ask=ask)
+        logger.info("event=gate_passed model=%s version=%s answer=%s", row.model, row.version, answer)
         self._advance(Event.GATE_PASSED)
 
     def _watch_shadow(self) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.devices.probe import probe
+from edgeinfer.devices.probe import cpu, probe
 from edgeinfer.devices.profile import ThermalZone
 
 PI5 = {
@@ -53,6 +53,11 @@ def test_a_raspberry_pi_5(tmp_path: Path) -> None:
     assert found.kernel == "6.6.31+rpt-rpi-2712"
     assert found.accelerators == ("coral-usb", "hailo")
     assert found.thermal_zones == (ThermalZone("cpu-thermal", 51.25, 110.0),)
+
+
+def test_the_processor_alone(tmp_path: Path) -> None:
+    assert cpu(make_tree(tmp_path, PI5)) == ("Cortex-A76", ("dotprod", "fp16", "neon"))
+    assert cpu(tmp_path / "nowhere") == ("", ())
 
 
 def test_a_pc_inside_a_control_group(tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeinfer.quantize.dataset import Samples, fit_to_model, load_samples, split
+from edgeinfer.quantize.dataset import SampleOptions, Samples, load_samples, prepared, split
+from edgeinfer.quantize.preprocessing import declare
+from edgeinfer.quantize.rows import ArrayRows, fit_to_model, stacked
 from edgeinfer.runtime.errors import SamplesError, UsageError
+from edgeinfer.runtime.manifest import TensorSpec
 
 
 def _write(path: Path, **arrays: Any) -> Path:
@@ -19,7 +22,7 @@ def _write(path: Path, **arrays: Any) -> Path:
 def _samples(y: list[int], *, group: list[int] | None = None) -> Samples:
     labels = np.array(y, np.int64)
     return Samples(
-        x=np.arange(len(y), dtype=np.float32)[:, np.newaxis],
+        x=ArrayRows(np.arange(len(y), dtype=np.float32)[:, np.newaxis]),
         y=labels,
         group=None if group is None else np.array(group, np.int64),
         calibration=None,
@@ -30,10 +33,10 @@ def _samples(y: list[int], *, group: list[int] | None = None) -> Samples:
 def test_reads_what_numpy_wrote(tmp_path: Path) -> None:
     path = _write(tmp_path, x=np.zeros((4, 3)), y=[0, 0, 1, 1], x_calibration=np.zeros((2, 3)), group=[7, 7, 9, 9])
     read = load_samples(path, task="anomaly")
+    assert isinstance(read.x, np.ndarray)
     assert read.x.shape == (4, 3)
     assert read.group is not None
     assert read.group.tolist() == [0, 0, 1, 1]
-    assert read.examples == 2
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
@@ -106,8 +109,8 @@ def test_detection_needs_no_labels(tmp_path: Path) -> None:
 def test_split_takes_of_each_class_and_never_evaluates_on_what_it_took() -> None:
     parts = split(_samples([0] * 50 + [1] * 10), task="classification")
     assert parts.calibration is not None
-    taken = parts.calibration[:, 0].astype(int).tolist()
-    kept = parts.x[:, 0].astype(int).tolist()
+    taken = stacked(parts.calibration)[:, 0].astype(int).tolist()
+    kept = stacked(parts.x)[:, 0].astype(int).tolist()
     assert sorted(taken + kept) == list(range(60))
     assert sum(index < 50 for index in taken) == 10
     assert sum(index >= 50 for index in taken) == 2
@@ -117,7 +120,7 @@ def test_split_is_deterministic() -> None:
     first, second = (split(_samples([0, 1, 2] * 30), task="classification") for _ in range(2))
     assert first.calibration is not None
     assert second.calibration is not None
-    assert np.array_equal(first.calibration, second.calibration)
+    assert np.array_equal(stacked(first.calibration), stacked(second.calibration))
 
 
 def test_split_for_anomalies_takes_whole_normal_groups() -> None:
@@ -125,7 +128,7 @@ def test_split_for_anomalies_takes_whole_normal_groups() -> None:
     y = np.repeat([0] * 15 + [1] * 5, 5).tolist()
     parts = split(_samples(y, group=group), task="anomaly")
     assert parts.calibration is not None
-    taken = np.unique(parts.calibration[:, 0].astype(int) // 5)
+    taken = np.unique(stacked(parts.calibration)[:, 0].astype(int) // 5)
     assert len(parts.calibration) == 5 * len(taken)
     assert max(taken) < 15
     assert parts.group is not None
@@ -133,7 +136,7 @@ def test_split_for_anomalies_takes_whole_normal_groups() -> None:
 
 
 def test_given_calibration_samples_leave_all_others_to_evaluate() -> None:
-    given = Samples(np.zeros((4, 1)), np.array([0, 1, 0, 1]), None, np.ones((900, 1)), "")
+    given = Samples(ArrayRows(np.zeros((4, 1))), np.array([0, 1, 0, 1]), None, ArrayRows(np.ones((900, 1))), "")
     parts = split(given, task="classification")
     assert len(parts.x) == 4
     assert parts.calibration is not None
@@ -159,3 +162,47 @@ def test_shapes_that_do_not_fit_are_both_named(found: tuple[int, ...], shape: tu
     with pytest.raises(SamplesError, match=r"here: expected samples of shape .* found \(") as caught:
         fit_to_model(np.zeros(found), shape, where="here")
     assert ("layout" in caught.value.hint) == (sorted(found[1:]) == sorted(shape))
+
+
+def test_targets_of_a_regression_may_be_several_numbers(tmp_path: Path) -> None:
+    read = load_samples(_write(tmp_path, x=np.zeros((4, 3)), y=np.arange(8).reshape(4, 2) / 2), task="regression")
+    assert read.y.dtype == np.float32
+    assert read.y[3].tolist() == [3.0, 3.5]
+    with pytest.raises(SamplesError, match="expected 4 finite targets"):
+        load_samples(_write(tmp_path, x=np.zeros((4, 3)), y=[1.0, 2.0, np.nan, 0.0]), task="regression")
+
+
+def test_calibration_rows_from_an_archive_of_their_own(tmp_path: Path) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    samples = _write(tmp_path, x=x, y=[0, 1, 0, 1])
+    other = tmp_path / "calibration.npz"
+    np.savez(other, x=np.concatenate([x[2:3], x + 100]))
+    loaded = load_samples(samples, task="classification", options=SampleOptions(calibration=str(other)))
+    model = TensorSpec("x", (1, 3), "float32")
+    made = prepared(loaded, declare("kind=tensor", model), model, where="here")
+    assert made.calibration is not None
+    assert stacked(made.calibration)[1].tolist() == [100.0, 101.0, 102.0]
+    assert made.warnings == (
+        "1 of 4 samples to evaluate with are also among those to calibrate with: what is measured on them is too good",
+    )
+    np.savez(other, y=np.zeros(3))
+    with pytest.raises(SamplesError, match="expected the key 'x', found"):
+        load_samples(samples, task="classification", options=SampleOptions(calibration=str(other)))
+    np.savez(other, x=np.zeros((3, 4)))
+    with pytest.raises(SamplesError, match=r"calibration: expected samples of shape \(3\) for the model, found \(4\)"):
+        prepared(
+            load_samples(samples, task="classification", options=SampleOptions(calibration=str(other))),
+            declare("kind=tensor", model), model, where="here",
+        )  # fmt: skip
+
+
+def test_sequences_stay_whole_where_a_model_remembers() -> None:
+    group = np.repeat(np.arange(40), 50).tolist()
+    parts = split(_samples([0] * 2000, group=group), task="raw", in_sequence=True)
+    assert parts.calibration is not None
+    assert parts.calibration_group is not None
+    rows = stacked(parts.calibration)[:, 0].astype(int)
+    assert len(rows) <= 256
+    for name in np.unique(parts.calibration_group):
+        own = rows[parts.calibration_group == name]
+        assert own.tolist() == list(range(int(name) * 50, int(name) * 50 + len(own)))

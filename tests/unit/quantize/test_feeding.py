@@ -8,7 +8,8 @@ import pytest
 
 from edgeinfer.quantize.commands import create_package
 from edgeinfer.quantize.feeding import Feeding, OneInput, parse_feeding
-from edgeinfer.quantize.preprocessing import declare, model_inputs
+from edgeinfer.quantize.preprocessing import declare, model_rows
+from edgeinfer.quantize.rows import stacked
 from edgeinfer.runtime.engines import load_engine
 from edgeinfer.runtime.errors import ConfigError, SamplesError, UsageError
 from edgeinfer.runtime.gate import run_gate
@@ -131,7 +132,7 @@ class TestAudio:
         declared = declare("kind=audio,length=16000,features=mfcc,raw=true", self.MFCC)
         real = np.rint(np.random.default_rng(0).uniform(-0.9, 0.9, (3, 16_000)) * 32_768) / 32_768
         scale = {"float32": 1, "int16": 1 << 15, "int32": 1 << 31}[dtype]
-        made = model_inputs((real * scale).astype(dtype), declared, self.MFCC, where="here")
+        made = stacked(model_rows((real * scale).astype(dtype), declared, self.MFCC, where="here"))
         assert made.shape == (3, 49, 10, 1)
         prepare = compile_preprocess(declared.preprocess, self.MFCC)
         target = prepare.new_target()
@@ -142,9 +143,9 @@ class TestAudio:
     def test_samples_that_are_features_stay_as_they_are(self) -> None:
         declared = declare("kind=audio,length=16000,features=mfcc", self.MFCC)
         x = np.random.default_rng(0).normal(size=(3, 49, 10)).astype(np.float32)
-        assert np.array_equal(model_inputs(x, declared, self.MFCC, where="here")[..., 0], x)
+        assert np.array_equal(stacked(model_rows(x, declared, self.MFCC, where="here"))[..., 0], x)
 
     def test_raw_samples_of_another_length_are_refused(self) -> None:
         declared = declare("kind=audio,length=16000,features=mfcc,raw=true", self.MFCC)
         with pytest.raises(SamplesError, match="here: expected 16000 samples, found shape"):
-            model_inputs(np.zeros((3, 15_999), np.int16), declared, self.MFCC, where="here")
+            model_rows(np.zeros((3, 15_999), np.int16), declared, self.MFCC, where="here")

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeinfer.quantize.preprocessing import declare, infer, model_inputs, read_spec
+from edgeinfer.quantize.preprocessing import declare, infer, model_rows, read_spec
+from edgeinfer.quantize.rows import stacked
 from edgeinfer.runtime.errors import ConfigError, SamplesError
 from edgeinfer.runtime.manifest import ImagePre, TensorPre, TensorSpec, WindowPre
 
@@ -115,7 +116,7 @@ def test_a_pixel_goes_unchanged_into_an_integer_model(dtype: str, scale: float, 
 def test_raw_pictures_get_the_declared_arithmetic_and_layout() -> None:
     declared = declare("kind=image,color=bgr,mean=10,20,30,std=2,raw=true", PLANES)
     x = np.random.default_rng(0).integers(0, 256, (2, 32, 24, 3), np.uint8)
-    made = model_inputs(x, declared, PLANES, where="here")
+    made = stacked(model_rows(x, declared, PLANES, where="here"))
     assert made.dtype == np.float32
     assert np.allclose(made[1, 2], (x[1, :, :, 2].astype(np.float32) - 30) / 2)
 
@@ -123,7 +124,7 @@ def test_raw_pictures_get_the_declared_arithmetic_and_layout() -> None:
 def test_raw_pictures_of_another_size_are_refused() -> None:
     declared = declare("kind=image,raw=true", IMAGE)
     with pytest.raises(SamplesError, match=r"expected raw pictures \(N, 32, 24, C\)"):
-        model_inputs(np.zeros((2, 30, 24, 3)), declared, IMAGE, where="here")
+        model_rows(np.zeros((2, 30, 24, 3)), declared, IMAGE, where="here")
 
 
 KEYWORD = TensorSpec(name="x", shape=(1, 49, 10, 1), dtype="float32")
@@ -163,7 +164,7 @@ def test_windows_that_fit(spec: str, model: TensorSpec) -> None:
 
 def test_raw_windows_are_scaled_by_channel_and_flattened() -> None:
     declared = declare("kind=window,length=16,mean=1,2,3,4,5,std=2,raw=true", WINDOW)
-    made = model_inputs(np.full((2, 16, 5), 5.0), declared, WINDOW, where="here")
+    made = stacked(model_rows(np.full((2, 16, 5), 5.0), declared, WINDOW, where="here"))
     assert made.shape == (2, 80)
     assert made[0, :5].tolist() == [2.0, 1.5, 1.0, 0.5, 0.0]
 
@@ -171,10 +172,10 @@ def test_raw_windows_are_scaled_by_channel_and_flattened() -> None:
 def test_raw_windows_with_another_number_of_channels_are_refused() -> None:
     declared = declare("kind=window,length=40,mean=1,2,std=2,raw=true", WINDOW)
     with pytest.raises(SamplesError, match="expected 2 channels"):
-        model_inputs(np.zeros((2, 16, 5)), declared, WINDOW, where="here")
+        model_rows(np.zeros((2, 16, 5)), declared, WINDOW, where="here")
 
 
 def test_a_tensor_declaration_changes_nothing() -> None:
     declared = declare("kind=tensor", WINDOW)
     assert declared.preprocess == TensorPre()
-    assert np.array_equal(model_inputs(np.ones((2, 80)), declared, WINDOW, where="here"), np.ones((2, 80)))
+    assert np.array_equal(stacked(model_rows(np.ones((2, 80)), declared, WINDOW, where="here")), np.ones((2, 80)))

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from edgeinfer.quantize import latency
-from edgeinfer.quantize.commands import quantize_command, quantize_model
-from edgeinfer.quantize.latency import Latency
+from edgeinfer.quantize.commands import quantize_command, quantize_model, read_flags
+from edgeinfer.quantize.latency import Block, Round
+from edgeinfer.quantize.recipe import Recipe
+from edgeinfer.quantize.schemes.onnx import schemes
 from edgeinfer.runtime.errors import AccuracyBudgetError, ConfigError, ModelError, SamplesError, UsageError
 from edgeinfer.runtime.manifest import ClassifyPost
 from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.trust import SigningKey, verify
 
-VARIANTS = {"onnx-fp32", "onnx-u8s8", "onnx-u8s8-percentile", "onnx-u8u8", "onnx-int8-dynamic"}
+VARIANTS = {"onnx-fp32", "onnx-u8s8", "onnx-u8s8-percentile", "onnx-u8u8", "onnx-int8-weights", "onnx-fp16"}
 ENTRY_KEYS = {
     "variant",
     "engine",
@@ -44,11 +46,37 @@ def _arguments(samples: Path, **changed: Any) -> dict[str, Any]:
     return given | changed
 
 
+def _recipe(model: Path, samples: Path, **flags: object) -> Recipe:
+    given: dict[str, object] = {
+        "samples.path": samples,
+        "task": "classification",
+        "package.name": "halves",
+        "package.version": "1.0.0",
+        "package.output": samples.parent / "out.edgepkg",
+    }
+    return read_flags([model], given | flags, specs={})
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Replaces the clock alone: which of the models is faster differs between machines."""
+
+    def set_ratio(quantized: float) -> None:
+        def rounds(engines: Mapping[str, object], _sample: object, *, count: int, block_s: float = 0.0) -> list[Round]:
+            del block_s
+            blocks = {name: 1e-4 * (1.0 if "fp32" in name else quantized) for name in engines}
+            return [{name: Block(call_s, call_s) for name, call_s in blocks.items()} for _ in range(count)]
+
+        monkeypatch.setattr(latency, "run_rounds", rounds)
+
+    return set_ratio
+
+
 def test_a_package_that_holds_what_the_document_says(make_model: Callable[..., Path], samples: Path) -> None:
     seen: list[float] = []
     document = quantize_model([make_model()], **_arguments(samples), progress=lambda _step, done: seen.append(done))
     assert set(document) >= {"package", "metric", "float", "chosen", "candidates", "samples", "seconds"}
-    assert {entry["variant"] for entry in document["candidates"]} == VARIANTS
+    assert {entry["variant"] for entry in document["candidates"]} >= VARIANTS
     assert all(set(entry) >= ENTRY_KEYS for entry in (*document["candidates"], document["float"], document["chosen"]))
     assert document["float"]["latency_ratio"] == 1.0
     assert document["samples"] == 48
@@ -63,7 +91,7 @@ def test_a_package_that_holds_what_the_document_says(make_model: Callable[..., P
     packed = {variant.id for variant in manifest.variants}
     assert "onnx-fp32" in packed
     assert len(packed) == 2
-    assert packed < VARIANTS
+    assert packed <= {entry["variant"] for entry in document["candidates"]}
     assert manifest.postprocess == ClassifyPost(activation="softmax")
     assert manifest.golden is not None
     assert manifest.golden.count == 6
@@ -77,25 +105,42 @@ def test_a_package_that_holds_what_the_document_says(make_model: Callable[..., P
 def test_nothing_within_the_budget_prints_the_table_and_writes_nothing(
     make_model: Callable[..., Path], samples: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(AccuracyBudgetError, match=r"onnx-u8s8: loses .* points") as caught:
-        quantize_command([make_model(outlier=1e5)], **_arguments(samples))
+    with pytest.raises(AccuracyBudgetError, match=r"onnx-\S+: has \d+ bytes, more than the 10 allowed") as caught:
+        quantize_command(_recipe(make_model(), samples, **{"budget.max_bytes": 10}))
     assert caught.value.exit_code == 3
     shown = capsys.readouterr().out
+    assert "Nothing to ship" in shown
     assert "onnx-u8s8" in shown
     assert "refused" in shown
     assert "package: none" in shown
     assert not (samples.parent / "out.edgepkg").exists()
+    assert (samples.parent / "out.report.html").stat().st_size > 0, "why it was refused is worth a page"
 
 
 def test_refusal_as_json_is_one_document_without_a_package(
     make_model: Callable[..., Path], samples: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(AccuracyBudgetError):
-        quantize_command([make_model(outlier=1e5)], **_arguments(samples), as_json=True)
+        quantize_command(_recipe(make_model(), samples, **{"budget.max_bytes": 10}), as_json=True, page=False)
     document = json.loads(capsys.readouterr().out)
     assert document["package"] is None
     assert document["chosen"] is None
-    assert document["candidates"][1]["verdict"] == "refused"
+    assert {entry["verdict"] for entry in document["candidates"]} == {"refused"}
+    assert not (samples.parent / "out.report.html").exists()
+
+
+def test_what_loses_too_much_is_not_shipped(
+    make_model: Callable[..., Path], samples: Path, timed: Callable[[float], None]
+) -> None:
+    """With an outlier among its weights one scale a channel leaves nothing of the others: int8 loses, half precision
+    does not."""
+    timed(0.5)
+    document = quantize_model([make_model(outlier=1e5)], **_arguments(samples))
+    rows = {entry["variant"]: entry for entry in document["candidates"]}
+    assert rows["onnx-u8s8"]["verdict"] == "refused"
+    assert "is the same for all" in rows["onnx-u8s8"]["reason"]
+    assert document["chosen"]["metric_value"] == document["float"]["metric_value"]
+    assert document["chosen"]["variant"] != "onnx-u8s8"
 
 
 def test_a_signed_package(make_model: Callable[..., Path], samples: Path, tmp_path: Path) -> None:
@@ -122,29 +167,24 @@ def test_labels_of_another_number_are_refused_before_the_search(
     assert not (samples.parent / "out.edgepkg").exists()
 
 
-@pytest.mark.parametrize(
-    ("quantized_ratio", "said"), [(0.5, ""), (2.0, "the float model onnx-fp32 stays first, the fastest within the")]
-)
-def test_a_float_model_that_stays_first_is_said_so_and_why(
+@pytest.mark.parametrize(("quantized_ratio", "first"), [(0.5, False), (2.0, True)])
+def test_a_float_model_that_stays_first_is_said_so(
     make_model: Callable[..., Path],
     samples: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    timed: Callable[[float], None],
     quantized_ratio: float,
-    said: str,
+    first: bool,
 ) -> None:
-    def timed(engines: Mapping[str, object], _sample: object, *, reference: str) -> dict[str, Latency]:
-        ratios = {name: 1.0 if name == reference else quantized_ratio for name in engines}
-        return {name: Latency(latency_us=100.0 * ratio, ratio=ratio) for name, ratio in ratios.items()}
-
-    # The clock alone is replaced: which of the models is faster differs between machines.
-    monkeypatch.setattr(latency, "measure", timed)
-    quantize_command([make_model()], **_arguments(samples))
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "stays first" in line]
-    assert len(warnings) == (1 if said else 0)
-    for warning in warnings:
-        assert said in warning
-        assert "onnx-u8s8: slower than onnx-fp32 by 2.00" in warning
+    timed(quantized_ratio)
+    quantize_command(_recipe(make_model(), samples), as_json=True)
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert ("stays first: quantizing gains nothing" in printed.err) is first
+    assert document["chosen"]["quantized"] is not first
+    assert document["package"] is not None
+    if first:
+        assert document["answer"].startswith("Ship the float model")
 
 
 @pytest.mark.parametrize(
@@ -208,10 +248,10 @@ def test_labels_that_the_model_does_not_know(make_model: Callable[..., Path], sa
 def test_an_already_quantized_onnx_model_is_sent_to_package_create(
     make_model: Callable[..., Path], samples: Path, tmp_path: Path
 ) -> None:
-    document = quantize_model([make_model()], **_arguments(samples))
-    with PackageFile(Path(document["package"])) as package:
-        quantized = next(variant for variant in package.manifest.variants if variant.precision != "fp32")
-        (tmp_path / "again.onnx").write_bytes(package.read(quantized.file))
+    model = make_model()
+    scheme = next(scheme for scheme in schemes(model) if scheme.id == "onnx-u8s8")
+    rows = [[row[np.newaxis]] for row in np.load(samples)["x"][:8]]
+    assert scheme.make(model, tmp_path / "again.onnx", rows, {}) == ""
     with pytest.raises(UsageError, match="quantized already") as caught:
         quantize_model([tmp_path / "again.onnx"], **_arguments(samples))
     assert "package create" in caught.value.hint
@@ -223,18 +263,18 @@ def test_the_command_tells_what_it_inferred_and_exits_with_the_status(
     folders = [str(repository / part) for part in ("runtime", "quantize", "devices", "sync")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
 
-    def run(model: Path) -> "subprocess.CompletedProcess[str]":
+    def run(model: Path, *more: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "edgeinfer", "quantize", str(model), "--data", str(samples), "--json"]
         command += ["--task", "classification", "--name", "halves", "--version", "1.0.0"]
-        command += ["-o", str(samples.parent / "out.edgepkg")]
+        command += ["-o", str(samples.parent / "out.edgepkg"), *more]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
     done = run(make_model())
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["package"].endswith("out.edgepkg")
     assert "preprocessing inferred: image 8x8 gray nchw, (x - 0) / 255" in done.stderr
-    refused = run(make_model("bad.onnx", outlier=1e5))
+    refused = run(make_model(), "--max-bytes", "10")
     assert refused.returncode == 3
     assert json.loads(refused.stdout)["package"] is None
-    assert "no quantized candidate stays within" in refused.stderr
+    assert "nothing keeps within 1 points" in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -9,6 +9,7 @@ import pytest
 from edgeinfer.quantize.commands import create_package, quantize_model
 from edgeinfer.quantize.dataset import Samples
 from edgeinfer.quantize.reference import MIN_ROWS, make_reference, typical
+from edgeinfer.quantize.rows import ArrayRows, stacked
 from edgeinfer.runtime.engines import load_engine
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.learn.distribution import ks, psi
@@ -27,7 +28,7 @@ def reference_in(path: Path) -> Reference | None:
 
 def samples_of(x: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]", y: "np.ndarray[tuple[int], np.dtype[np.int64]]",
                group: "np.ndarray[tuple[int], np.dtype[np.int64]] | None" = None) -> Samples:  # fmt: skip
-    return Samples(x=x, y=y, group=group, calibration=None, sha256="")
+    return Samples(x=ArrayRows(x), y=y, group=group, calibration=None, sha256="")
 
 
 def test_a_quantized_package_has_one(make_model: Callable[..., Path], samples: Path, tmp_path: Path) -> None:
@@ -68,11 +69,11 @@ def test_normal_samples_alone_are_typical_of_an_anomaly_model(tmp_path: Path) ->
     y = np.repeat([0, 1], 40)
     group = np.arange(80) // 4
     rows, examples = typical(samples_of(x, y, group), task="anomaly")
-    assert (len(rows), examples, float(rows.max())) == (40, 10, 1.0)
+    assert (len(rows), examples, float(stacked(rows).max())) == (40, 10, 1.0)
     rows, examples = typical(samples_of(x, y), task="classification")
     assert (len(rows), examples) == (80, 80)
     engine = load_engine("onnx", identity_model(tmp_path / "m.onnx", features=4))
-    made = make_reference(engine, (x, 10), preprocess=TensorPre(), postprocess=AnomalyPost(1.0))
+    made = make_reference(engine, (ArrayRows(x), 10), preprocess=TensorPre(), postprocess=AnomalyPost(1.0))
     assert made.scores["score"].n == 10, "as many as there are recordings, however many windows each has"
     engine.close()
 
@@ -81,9 +82,9 @@ def test_few_samples_make_none_and_many_are_spread_over(tmp_path: Path) -> None:
     engine = load_engine("onnx", linear_model(tmp_path / "m.onnx", features=4))
     x = np.random.default_rng(0).normal(size=(5000, 4)).astype(np.float32)
     x[2500:] += 5.0
-    few = make_reference(engine, (x[: MIN_ROWS - 1], 5), preprocess=TensorPre(), postprocess=ClassifyPost())
+    few = make_reference(engine, (ArrayRows(x[: MIN_ROWS - 1]), 5), preprocess=TensorPre(), postprocess=ClassifyPost())
     assert few == Reference()
-    made = make_reference(engine, (x, 5000), preprocess=TensorPre(), postprocess=ClassifyPost())
+    made = make_reference(engine, (ArrayRows(x), 5000), preprocess=TensorPre(), postprocess=ClassifyPost())
     assert made.inputs["mean"].n == 512
     assert made.inputs["mean"].edges[len(made.inputs["mean"].edges) // 2] == pytest.approx(2.5, abs=2.6)
     assert made.inputs["mean"].low < 1.0 < 4.0 < made.inputs["mean"].high

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.runtime.activation import Activation, Engaged, NotRunning
+from edgeinfer.runtime.activation import Activation, Engaged
 from edgeinfer.runtime.errors import EdgeInferError, GateError, ModelError, PackageError, RefusedError, UsageError
+from edgeinfer.runtime.not_running import NotRunning
 from edgeinfer.runtime.orders import handlers
 from edgeinfer.runtime.rows import UpdateRow
 from edgeinfer.runtime.slots import Slots

@@ -42,16 +42,18 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     estimated: bool = False
     samples: int = 0
     layers: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
 
 
 class LayerRow(msgspec.Struct, frozen=True, kw_only=True):
     """What one layer costs and gains when it alone has the lower precision. `divergence` is the mean squared
-    difference of the outputs to the float model's, over their variance; `precision` is what the search gave it."""
+    difference of the outputs to the float model's, over their variance; `precision` is what the search gave it.
+    JSON has no infinity: None is a divergence that is no number."""
 
     name: str
     op: str
     weights: int
-    divergence: float
+    divergence: float | None
     bytes_saved: int
     latency_gain: float | None = None
     precision: str = ""
@@ -95,7 +97,8 @@ class TargetRow(msgspec.Struct, frozen=True, kw_only=True):
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, rename={"reference": "float"}):
     """All that a search says. `unit` is that of drops: points (hundredths of the metric), or per cent of the float
-    model's value for errors without a bound. `reference` is the float model (`float` in the document)."""
+    model's value for errors without a bound. `reference` is the float model (`float` in the document).
+    `command` is what was called, to call it again."""
 
     metric: str
     higher_is_better: bool
@@ -118,3 +121,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, rename={"reference": "fl
     confusion: Confusion | None = None
     steps: tuple[Step, ...] = ()
     labels: tuple[str, ...] = ()
+    command: str = ""

@@ -4,6 +4,7 @@ engine = load_engine("litert", Path("kws.tflite"), threads=1)
 outputs = engine.run([engine_input])
 """
 
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Sequence
@@ -30,10 +31,10 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
-_MODULES = {"onnx": ("onnxruntime",), "litert": ("ai_edge_litert", "tflite_runtime")}
-_PACKAGES = {"onnx": ("onnxruntime",), "litert": ("ai-edge-litert", "tflite-runtime")}
+_MODULES = {"onnx": ("onnxruntime",), "litert": ("ai_edge_litert", "tflite_runtime"), "openvino": ("openvino",)}
+_PACKAGES = {"onnx": ("onnxruntime",), "litert": ("ai-edge-litert", "tflite-runtime"), "openvino": ("openvino",)}
 _LIBRARIES = {"onnx": ("onnxruntime",), "litert": ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")}
-_EXTRAS = {"onnx": "onnx", "litert": "litert"}
+_EXTRAS = {"onnx": "onnx", "litert": "litert", "openvino": "openvino"}
 
 
 class Engine(Protocol):
@@ -79,6 +80,10 @@ def load_engine(name: str, path: Path, *, threads: int = 1, spin: bool = False, 
         from edgeinfer.runtime.engines.onnx import OnnxEngine
 
         return OnnxEngine(path, threads=threads, spin=spin)
+    if name == "openvino":
+        from edgeinfer.runtime.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(path, threads=threads)
     from edgeinfer.runtime.engines.litert import LiteRtEngine
 
     return LiteRtEngine(path, threads=threads)
@@ -86,6 +91,11 @@ def load_engine(name: str, path: Path, *, threads: int = 1, spin: bool = False, 
 
 def import_engine(name: str) -> None:
     """Load the engine's library, where it is installed: the memory that it takes is no model's."""
+    if name == "openvino":
+        from edgeinfer.runtime.engines.openvino import import_openvino
+
+        with contextlib.suppress(ImportError):
+            import_openvino()
     for module in _LIBRARIES.get(name, ()):
         try:
             importlib.import_module(module)

@@ -21,7 +21,7 @@ from edgeinfer.runtime.engines.base import Engine, load_engine
 from edgeinfer.runtime.engines.exchange import MAX_MESSAGE_BYTES, Answer, Hello, Placed, Region
 from edgeinfer.runtime.errors import DependencyError, EdgeInferError
 
-__all__ = ["main"]
+__all__ = ["die_with_parent", "leave_signals_to_parent", "main"]
 
 # Of the two, the kernel's memory killer shall take this one: proc_pid_oom_score_adj(5).
 _OOM_SCORE = "500"
@@ -30,8 +30,8 @@ _OOM_SCORE = "500"
 def main(argv: Sequence[str]) -> int:
     """Serve until the parent ends the connection."""
     socket_fd, lifeline, inputs_fd, outputs_fd, name, file, threads, spin = argv
-    _die_with_parent(int(lifeline))
-    _leave_signals_to_parent()
+    die_with_parent(int(lifeline))
+    leave_signals_to_parent()
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
     with socket.socket(fileno=int(socket_fd)) as connection:
@@ -57,7 +57,7 @@ def _serve(connection: socket.socket, engine: Engine, inputs: Region, outputs: R
         connection.send(encoder.encode(answer))
 
 
-def _die_with_parent(lifeline: int) -> None:
+def die_with_parent(lifeline: int) -> None:
     """The parent holds the other end of this pipe and never writes. When it ends, however it does, the kernel sends
     SIGIO, whose default is death: also in the middle of a call, whatever that holds. (PR_SET_PDEATHSIG would come
     when the parent's *thread* ends.)"""
@@ -70,7 +70,7 @@ def _die_with_parent(lifeline: int) -> None:
         sys.exit(1)
 
 
-def _leave_signals_to_parent() -> None:
+def leave_signals_to_parent() -> None:
     """A Ctrl-C, and the SIGTERM that a service manager sends to all processes of a service, are the parent's to
     obey: it still wants to end its last frames."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,6 +14,7 @@ from edgeinfer.runtime.slots import Slots
 from edgeinfer.runtime.store import Store
 
 if TYPE_CHECKING:
+    from edgeinfer.runtime.activation import Activation
     from edgeinfer.runtime.local.server import LocalServer
 
 __all__ = ["Desk"]
@@ -42,7 +43,7 @@ class Desk:
         self._control = ControlServer(
             Path(config().state_dir),
             quick={"status": lambda _request, _file: {"status": status()}, "models": self._obey},
-            slow=dict.fromkeys(("activate", "rollback", "pin", "unpin"), self._obey),
+            slow=dict.fromkeys(("activate", "rollback", "pin", "unpin", "choose"), self._obey),
         )
         self._local: LocalServer | None = None
 
@@ -55,13 +56,12 @@ class Desk:
             self._local = LocalServer(local, self._board or LiveBoard(), self._status)
             self._local.start()
 
-    def _obey(self, request: Request, file: int) -> Answer:
-        """Loaded when the first request comes: most devices never see one."""
+    def activation(self) -> "Activation":
+        """Loaded when somebody first asks for it: on most devices nobody ever does."""
         from edgeinfer.runtime.activation import Activation
-        from edgeinfer.runtime.orders import handlers
 
         slots, store, pipelines, db, stop = self._parts
-        activation = Activation(
+        return Activation(
             slots,
             store,
             pipelines,
@@ -71,7 +71,11 @@ class Desk:
             trial_s=lambda: self._config().trial_s,
             stop=stop,
         )
-        return handlers(activation)[str(request.get("do"))](request, file)
+
+    def _obey(self, request: Request, file: int) -> Answer:
+        from edgeinfer.runtime.orders import handlers
+
+        return handlers(self.activation())[str(request.get("do"))](request, file)
 
     def stop(self) -> None:
         self._control.stop()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from edgeinfer.quantize.progress import Progress, terminal_bar
+from edgeinfer.quantize.progress import Progress, terminal_display
 
 __all__ = ["Screen"]
 
@@ -38,7 +38,7 @@ class Screen:
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
         self._clear()
-        with terminal_bar(f"  {title}") as progress:
+        with terminal_display(f"  {title}") as progress:
             yield progress
 
     def _clear(self) -> None:

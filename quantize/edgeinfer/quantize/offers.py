@@ -1,0 +1,106 @@
+"""What can be tried on the given models: their schemes, and forms of these that behave better or run faster."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeinfer.quantize.candidate import Candidate
+from edgeinfer.quantize.schemes.base import Calibration, Layer, Scheme
+from edgeinfer.quantize.search.entry import Offer
+
+__all__ = ["Material", "gather", "offers_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """A float model with what is needed to make others of it. `mends` names for a scheme the one that it is a
+    better-behaved form of; `few` are some of the calibration samples, for the guards."""
+
+    float_model: Candidate
+    schemes: dict[str, Scheme]
+    layers: Callable[[], Sequence[Layer]]
+    calibration: Calibration
+    few: Calibration
+    mends: dict[str, str]
+
+
+def gather(
+    float_model: Candidate, calibration: Calibration, *, few: Calibration, unquantizable: bool = False
+) -> Material:
+    """Raises ModelError for a file that no scheme can read, DependencyError."""
+    if unquantizable:
+        return Material(float_model, {}, tuple, calibration, few, {})
+    path = float_model.path
+    if float_model.engine == "onnx":
+        schemes, mends = _onnx(path)
+        return Material(float_model, schemes, lambda: _onnx_layers(path), calibration, few, mends)
+    schemes, mends = _litert(path)
+    return Material(float_model, schemes, lambda: _litert_layers(path), calibration, few, mends)
+
+
+def _onnx(path: Path) -> tuple[dict[str, Scheme], dict[str, str]]:
+    from edgeinfer.quantize.schemes import onnx
+    from edgeinfer.quantize.transforms.switches import with_switches
+
+    plain = onnx.schemes(path)
+    schemes, mends = _with_pruned("onnx", plain), {}
+    for scheme in plain:
+        if not scheme.calibrates or scheme.rung > 0:
+            continue
+        for equalize, correct_bias in ((False, True), (True, False), (True, True)):
+            mended = with_switches(scheme, equalize=equalize, correct_bias=correct_bias)
+            schemes[mended.id] = mended
+            mends[mended.id] = scheme.id
+    return schemes, mends
+
+
+def _with_pruned(engine: str, plain: Sequence[Scheme]) -> dict[str, Scheme]:
+    """The schemes, and the first ones also for the model without its dead channels, where it has any."""
+    from edgeinfer.quantize.transforms.switches import pruned_float, with_switches
+
+    pruned = [with_switches(scheme, prune=0.0) for scheme in plain if scheme.rung == 0 and scheme.quantizes]
+    return {scheme.id: scheme for scheme in (*plain, pruned_float(engine), *pruned)}
+
+
+def _onnx_layers(path: Path) -> Sequence[Layer]:
+    from edgeinfer.quantize.schemes import onnx
+
+    return onnx.layers(path)
+
+
+def _litert(path: Path) -> tuple[dict[str, Scheme], dict[str, str]]:
+    from edgeinfer.quantize.schemes import litert
+
+    return _with_pruned("litert", litert.schemes(path)), {}
+
+
+def _litert_layers(path: Path) -> Sequence[Layer]:
+    from edgeinfer.quantize.schemes import litert
+
+    return litert.layers(path)
+
+
+def offers_of(materials: Sequence[Material], *, engines: Sequence[str]) -> list[Offer]:
+    """What the search may try where the target has these engines."""
+    return [
+        Offer(
+            scheme.id,
+            scheme.engine,
+            scheme.precision,
+            scheme.about,
+            max(scheme.rung, 1) if scheme.id in material.mends else scheme.rung,
+            frozenset(str(precision) for precision in scheme.mixes),
+            material.mends.get(scheme.id, ""),
+            _pruned_float(scheme),
+            scheme.quantizes,
+        )
+        for material in materials
+        for scheme in material.schemes.values()
+        if scheme.engine in engines
+    ]
+
+
+def _pruned_float(scheme: Scheme) -> str:
+    """What has to come to something before a pruned scheme is worth trying."""
+    float_pruned = f"{scheme.engine}-fp32-pruned"
+    return float_pruned if scheme.id.endswith("-pruned") and scheme.id != float_pruned else ""

@@ -1,0 +1,169 @@
+"""Puts the report of a search together from what the search found."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeinfer.quantize.dataset import Samples
+from edgeinfer.quantize.evaluate import Scored
+from edgeinfer.quantize.metrics import Metric
+from edgeinfer.quantize.report.document import Confusion, LayerRow, Report, Sensitivity, Step, TargetRow
+from edgeinfer.quantize.search.entry import Entry
+from edgeinfer.quantize.search.goal import Goal
+from edgeinfer.quantize.search.ladder import Found, Tried
+from edgeinfer.quantize.search.statistics import needed_samples
+from edgeinfer.quantize.search.verdicts import Verdicts, answer
+from edgeinfer.quantize.targets.base import Target
+from edgeinfer.runtime.engines.base import Array
+from edgeinfer.runtime.manifest import Task
+
+__all__ = ["Told", "make_report"]
+
+# A table of more classes than this is not read by anybody.
+_MAX_SHOWN_CLASSES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the search was made with. `labels` are the names of the classes, `notes` what was done to the models."""
+
+    goal: Goal
+    metric: Metric
+    target: Target
+    samples: Samples
+    task: Task
+    given: Sequence[str]
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    command: str = ""
+
+
+def make_report(
+    found: Found, verdicts: Verdicts, told: Told, scored: Mapping[str, Scored], *, seconds: float
+) -> Report:
+    """`scored`: what candidates said of the samples, by id."""
+    chosen = found.entries[verdicts.chosen.variant] if verdicts.chosen is not None else None
+    return Report(
+        metric=told.metric.name,
+        higher_is_better=told.metric.higher_is_better,
+        unit=told.goal.unit,
+        max_drop=told.goal.max_drop,
+        min_agreement=told.goal.min_agreement,
+        max_bytes=told.goal.max_bytes,
+        objective=told.goal.objective,
+        target=TargetRow(name=told.target.name, measured=told.target.measured, machine=told.target.machine),
+        answer=answer(verdicts, told.goal, given=told.given),
+        reference=verdicts.reference,
+        chosen=verdicts.chosen,
+        candidates=verdicts.rows,
+        samples=told.samples.examples,
+        calibration_samples=len(told.samples.calibration or ()),
+        seconds=round(seconds, 3),
+        warnings=_warnings(found, chosen, told),
+        notes=told.notes,
+        sensitivity=tuple(_sensitivity(tried) for tried in found.tried if tried.layers),
+        confusion=_confusion(scored, chosen, told),
+        steps=_steps(found),
+        labels=told.labels,
+        command=told.command,
+    )
+
+
+def _warnings(found: Found, chosen: Entry | None, told: Told) -> tuple[str, ...]:
+    said = [*told.samples.warnings]
+    if chosen is not None:
+        said += chosen.warnings
+        said += _too_few(chosen, told)
+    if found.cut_short:
+        said.append(f"the search ended early: {told.goal.time_s:g} s were given, more might find more")
+    if not told.target.measured:
+        said.append(f"latency is estimated by rules for {told.target.name}, not measured: the device picks on arrival")
+    return tuple(said)
+
+
+def _too_few(chosen: Entry, told: Told) -> list[str]:
+    """Whether a drop of the budget's size could be missed with so few samples."""
+    if chosen.judged is None or chosen.id == told.given[0]:
+        return []
+    judged, goal = chosen.judged, told.goal
+    allowed = goal.max_drop / 100.0 * (abs(goal.base) if goal.percent else 1.0)
+    least = 0.0 if goal.percent else 1.0 / max(judged.samples, 1)
+    needed = needed_samples(judged.difference, judged.samples, drop=allowed, least=least)
+    if needed <= judged.samples:
+        return []
+    unit = "points" if goal.unit == "points" else "per cent"
+    few = f"{judged.samples} samples are too few to tell a loss of {goal.max_drop:g} {unit} from none"
+    return [f"{few}: about {_rounded(needed)} are needed"]
+
+
+def _rounded(count: int) -> int:
+    """To two digits: it is an estimate."""
+    step = int(10 ** max(len(str(count)) - 2, 0))
+    return -(-count // step) * step
+
+
+def _sensitivity(tried: Tried) -> Sensitivity:
+    taken = set(tried.taken)
+    rows = tuple(
+        LayerRow(
+            name=cost.name,
+            op=cost.op,
+            weights=cost.weights,
+            divergence=cost.divergence,
+            bytes_saved=cost.bytes_saved,
+            precision=tried.precision if cost.name in taken else "int8" if taken else "",
+        )
+        for cost in tried.layers
+    )
+    return Sensitivity(scheme=tried.scheme, lower=tried.precision, layers=rows, outcome=tried.outcome)
+
+
+def _confusion(scored: Mapping[str, Scored], chosen: Entry | None, told: Told) -> Confusion | None:
+    if told.task != "classification" or chosen is None or not told.samples.labelled or chosen.id not in scored:
+        return None
+    theirs, ours = (scored[name].rows.argmax(axis=1) for name in (told.given[0], chosen.id))
+    count = scored[chosen.id].rows.shape[1]
+    names = told.labels if len(told.labels) == count else tuple(str(index) for index in range(count))
+    shown = _shown_classes(told.samples.y, theirs, ours, count)
+    return Confusion(
+        labels=tuple(names[index] for index in shown),
+        reference=_counted(told.samples.y, theirs, shown),
+        chosen=_counted(told.samples.y, ours, shown),
+    )
+
+
+def _shown_classes(labels: Array, theirs: Array, ours: Array, count: int) -> list[int]:
+    """All classes; of many, those that the two models judge differently most often."""
+    if count <= _MAX_SHOWN_CLASSES:
+        return list(range(count))
+    differs = theirs != ours
+    involved = np.concatenate([said[differs] for said in (labels, theirs, ours)])
+    classes, often = np.unique(involved, return_counts=True)
+    return sorted(int(one) for one in classes[np.argsort(-often, kind="stable")][:_MAX_SHOWN_CLASSES])
+
+
+def _counted(labels: Array, said: Array, shown: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """How often each class was called each, of the classes that are shown."""
+    place = {one: index for index, one in enumerate(shown)}
+    matrix = [[0] * len(shown) for _ in shown]
+    for right, called in zip(labels.tolist(), said.tolist(), strict=True):
+        if right in place and called in place:
+            matrix[place[right]][place[called]] += 1
+    return tuple(tuple(row) for row in matrix)
+
+
+def _steps(found: Found) -> tuple[Step, ...]:
+    steps, before = [], 0.0
+    for rung in found.rungs:
+        steps.append(
+            Step(
+                name=rung.name,
+                seconds=round(rung.elapsed_s - before, 3),
+                looked_at=rung.looked_at,
+                left=rung.left,
+                detail=rung.detail,
+            )
+        )
+        before = rung.elapsed_s
+    return tuple(steps)

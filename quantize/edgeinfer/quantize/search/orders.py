@@ -1,0 +1,70 @@
+"""What the search asks of the bench that makes and measures candidates, and what it is told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgeinfer.quantize.search.entry import Entry
+from edgeinfer.quantize.search.mixing import LayerCost
+
+__all__ = ["Answer", "Evaluate", "Make", "Mix", "Order", "Probe", "Screen", "Time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Make:
+    """Make the files of these schemes, where they are not made yet."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Look at these on a few samples, and time them roughly."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Judge this one on all samples, and have it pass the guards."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Try each layer of the scheme alone in this precision."""
+
+    scheme: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Make a candidate of the scheme whose named layers have this precision, and screen it."""
+
+    id: str
+    scheme: str
+    layers: tuple[str, ...]
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """Time these side by side; where it was done before, some rounds more. `leader` is one of them."""
+
+    ids: tuple[str, ...]
+    leader: str
+
+
+Order = Make | Screen | Evaluate | Probe | Mix | Time
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`entries` are those that an order was about, as they are now. `elapsed_s` is how long the search has lasted.
+    `layers` answers Probe, `lead` Time: the 95 % interval of each candidate's latency over the leader's."""
+
+    entries: Mapping[str, Entry]
+    elapsed_s: float
+    layers: tuple[LayerCost, ...] = ()
+    lead: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -1,0 +1,76 @@
+"""This machine as a target: candidates are timed in this process, in blocks, in turn."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+from edgeinfer.quantize import latency
+from edgeinfer.quantize.candidate import Candidate, open_candidate
+from edgeinfer.quantize.search.entry import Timing
+from edgeinfer.quantize.search.statistics import median_interval
+from edgeinfer.runtime.engines import Engine, available_engines
+from edgeinfer.runtime.engines.base import Array
+from edgeinfer.runtime.errors import ModelError
+
+__all__ = ["LocalTarget"]
+
+ROUNDS, ROUGH_ROUNDS = 9, 3
+_ROUGH_BLOCK_S = 0.02
+
+
+class LocalTarget:
+    """Keeps what all rounds gave, so that each call makes the figures more exact. Two candidates are compared by the
+    rounds in which both took part."""
+
+    repeats = True
+    measured = True
+
+    def __init__(self, *, threads: int = 1, machine: str = "") -> None:
+        self.name = "local"
+        self.machine = machine
+        self.engines = tuple(available_engines())
+        self._threads = threads
+        self._rounds: list[latency.Round] = []
+
+    def time(
+        self, candidates: Sequence[Candidate], *, sample: Array, reference: str, rough: bool = False
+    ) -> dict[str, Timing]:
+        """As Target says. Rough figures come from few rounds, and count for less than a later call's."""
+        failed: dict[str, Timing] = {}
+        with ExitStack() as stack:
+            engines: dict[str, Engine] = {}
+            for candidate in candidates:
+                try:
+                    engine = open_candidate(candidate, threads=self._threads)
+                except ModelError as error:
+                    failed[candidate.id] = Timing(error=error.message)
+                    continue
+                stack.callback(engine.close)
+                engines[candidate.id] = engine
+            if rough:
+                self._rounds += latency.run_rounds(engines, sample, count=ROUGH_ROUNDS, block_s=_ROUGH_BLOCK_S)
+            else:
+                self._rounds += latency.run_rounds(engines, sample, count=ROUNDS)
+        return failed | {name: self._timing(name, reference) for name in engines}
+
+    def lead(self, names: Sequence[str], *, leader: str) -> Mapping[str, tuple[float, float]]:
+        """The 95 % interval of each candidate's latency over the leader's."""
+        return {name: median_interval(self._ratios(name, leader)) for name in names}
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+    def _timing(self, name: str, reference: str) -> Timing:
+        blocks = [one[name] for one in self._rounds if name in one]
+        ratios = self._ratios(name, reference)
+        low, high = median_interval(ratios)
+        return Timing(
+            latency_us=statistics.median(block.call_s for block in blocks) * 1e6,
+            ratio=statistics.median(ratios),
+            ratio_low=low,
+            ratio_high=high,
+            cpu_us=round(statistics.median(block.cpu_s for block in blocks) * 1e6, 2),
+        )
+
+    def _ratios(self, name: str, other: str) -> list[float]:
+        return [one[name].call_s / one[other].call_s for one in self._rounds if name in one and other in one]

@@ -1,0 +1,270 @@
+"""The search on recorded measurements: what it looks at, in which order, and when it stops."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pytest
+
+from edgeinfer.quantize.search.entry import Entry, Judged, Offer, Screened, Timing
+from edgeinfer.quantize.search.goal import Goal
+from edgeinfer.quantize.search.ladder import Found, climb
+from edgeinfer.quantize.search.mixing import LayerCost
+from edgeinfer.quantize.search.orders import Answer, Evaluate, Make, Mix, Order, Probe, Screen, Time
+from edgeinfer.quantize.search.statistics import Difference
+from edgeinfer.quantize.search.verdicts import choose
+
+AnyOrder = TypeVar("AnyOrder", bound=Order)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What was once measured of a candidate."""
+
+    bytes: int
+    ratio: float
+    value: float = 0.9
+    agreement: float = 1.0
+    refused: str = ""
+    fails_on_target: str = ""
+
+
+@dataclass
+class RecordedBench:
+    """Answers orders from records. `mixed` makes the record of a mixed candidate from how many layers it has."""
+
+    records: Mapping[str, Recorded]
+    layers: Sequence[LayerCost] = ()
+    mixed: Mapping[tuple[str, int], Recorded] = field(default_factory=dict)
+    seconds_an_order: float = 1.0
+    orders: list[Order] = field(default_factory=list)
+    timings: int = 0
+    interval: float = 0.004
+
+    def run(self, goal: Goal, offers: Sequence[Offer], floats: Sequence[str], *, exhaustive: bool = False) -> Found:
+        entries = [
+            Entry(name, name.split("-")[0], "fp32", quantized=False, bytes=self.records[name].bytes) for name in floats
+        ]
+        self._known = {entry.id: entry for entry in entries}
+        self._offers = {offer.id: offer for offer in offers}
+        self._own = dict(self.records)
+        search = climb(goal, offers, entries, exhaustive=exhaustive)
+        try:
+            order = next(search)
+            while True:
+                self.orders.append(order)
+                order = search.send(self._answer(order))
+        except StopIteration as stop:
+            found: Found = stop.value
+            return found
+
+    def asked(self, kind: type[AnyOrder]) -> list[AnyOrder]:
+        return [order for order in self.orders if isinstance(order, kind)]
+
+    def _answer(self, order: Order) -> Answer:
+        elapsed = self.seconds_an_order * len(self.orders)
+        match order:
+            case Make(ids):
+                for name in ids:
+                    offer = self._offers[name]
+                    self._known[name] = Entry(name, offer.engine, offer.precision, quantized=True)
+                    self._set(name, bytes=self._own[name].bytes, refused=self._own[name].refused)
+                return Answer({name: self._known[name] for name in ids}, elapsed)
+            case Screen(ids):
+                for name in ids:
+                    self._screen(name)
+                return Answer({name: self._known[name] for name in ids}, elapsed)
+            case Evaluate(name):
+                record = self._own[name]
+                lost = self._own[next(iter(self._known))].value - record.value
+                judged = Judged(record.value, record.agreement, Difference(lost, lost, lost, 0.5), samples=100)
+                self._set(name, judged=judged)
+                return Answer({name: self._known[name]}, elapsed)
+            case Probe():
+                return Answer({}, elapsed, layers=tuple(self.layers))
+            case Mix(name, scheme, layers, _):
+                self._own[name] = self.mixed[scheme, len(layers)]
+                self._known[name] = Entry(name, "litert", "mixed", quantized=True, bytes=self._own[name].bytes)
+                self._screen(name)
+                return Answer({name: self._known[name]}, elapsed)
+            case Time(ids, leader):
+                self.timings += 1
+                width = self.interval / self.timings
+                lead = {name: self._own[name].ratio / self._own[leader].ratio for name in ids}
+                return Answer(
+                    {name: self._known[name] for name in ids},
+                    elapsed,
+                    lead={name: (ratio - width, ratio + width) for name, ratio in lead.items()},
+                )
+
+    def _screen(self, name: str) -> None:
+        record = self._own[name]
+        timing = Timing(latency_us=100 * record.ratio, ratio=record.ratio, error=record.fails_on_target)
+        self._set(name, screened=Screened(record.agreement, 1.0 - record.agreement, 24), timing=timing)
+
+    def _set(self, name: str, **changed: object) -> None:
+        self._known[name] = dataclasses.replace(self._known[name], **changed)  # type: ignore[arg-type]  # by name
+
+
+def offer(name: str, **more: object) -> Offer:
+    return Offer(name, name.split("-", maxsplit=1)[0], "int8", **more)  # type: ignore[arg-type]  # by name
+
+
+FLOAT = {"onnx-fp32": Recorded(1000, 1.0)}
+
+
+def chosen(found: Found, goal: Goal, floats: Sequence[str] = ("onnx-fp32",)) -> str:
+    best = choose(found.entries, goal, given=floats)
+    return best.id if best is not None else ""
+
+
+def test_the_fastest_that_keeps_the_budget() -> None:
+    """Measured once on the keyword spotting model of MLPerf Tiny, with VNNI."""
+    bench = RecordedBench(
+        {
+            "onnx-fp32": Recorded(96243, 1.0, 0.9127),
+            "litert-fp32": Recorded(100024, 0.934, 0.9127),
+            "onnx-u8s8": Recorded(55000, 0.823, 0.9077, 0.99),
+            "onnx-int8-dynamic": Recorded(49000, 6.486, 0.9077, 0.995),
+            "litert-int8-weights": Recorded(43000, 0.936, 0.9202, 0.9925),
+            "litert-int8-dynamic": Recorded(41000, 2.719, 0.9152, 0.9925),
+            "litert-int8": Recorded(49000, 0.695, 0.9102, 0.985),
+        }
+    )
+    offers = [offer(name) for name in bench.records if "fp32" not in name]
+    floats = ["onnx-fp32", "litert-fp32"]
+    assert chosen(bench.run(Goal(1.0), offers, floats), Goal(1.0), floats) == "litert-int8"
+    evaluated = [order.id for order in bench.asked(Evaluate)]
+    assert "onnx-int8-dynamic" not in evaluated, "six times slower: not worth a look at all samples"
+    strict = Goal(1.0, min_agreement=0.99)
+    assert chosen(bench.run(strict, offers, floats), strict, floats) == "onnx-u8s8"
+
+
+def test_looks_at_what_is_slow_where_what_is_fast_breaks_the_budget() -> None:
+    bench = RecordedBench(
+        FLOAT
+        | {"onnx-a": Recorded(500, 0.4, 0.5), "onnx-b": Recorded(500, 0.5, 0.6), "onnx-c": Recorded(500, 0.95, 0.9)}
+    )
+    found = bench.run(Goal(1.0), [offer("onnx-a"), offer("onnx-b"), offer("onnx-c")], ["onnx-fp32"])
+    assert chosen(found, Goal(1.0)) == "onnx-c"
+
+
+def test_repairs_the_fastest_with_as_few_float_layers_as_needed() -> None:
+    layers = [LayerCost(f"layer{i}", "Conv", 10, divergence=0.1 * i, bytes_saved=-30) for i in range(8)]
+    mixed = {("litert-int8", n): Recorded(500 + 30 * n, 0.4 + 0.05 * n, 0.9 if n >= 3 else 0.7) for n in range(1, 9)}
+    bench = RecordedBench(FLOAT | {"litert-int8": Recorded(500, 0.4, 0.7)}, layers, mixed)
+    found = bench.run(Goal(1.0), [offer("litert-int8", mixes=frozenset({"float"}))], ["onnx-fp32"])
+    assert chosen(found, Goal(1.0)) == "litert-int8-mixed-3"
+    (tried,) = found.tried
+    assert tried.taken == ("layer0", "layer1", "layer2")
+    assert tried.mixed == "litert-int8-mixed-3"
+    left = [name for name in found.entries if "mixed" in name]
+    assert left == ["litert-int8-mixed-3"], "the trials on the way are not shown"
+
+
+def test_a_repair_ends_once_it_is_no_faster_than_what_there_is() -> None:
+    layers = [LayerCost(f"layer{i}", "Conv", 10, divergence=0.1 * i, bytes_saved=-30) for i in range(8)]
+    mixed = {("litert-int8", n): Recorded(500, 0.8 + 0.15 * n, 0.7) for n in range(1, 9)}
+    bench = RecordedBench(FLOAT | {"litert-int8": Recorded(500, 0.8, 0.7)}, layers, mixed)
+    found = bench.run(Goal(1.0), [offer("litert-int8", mixes=frozenset({"float"}))], ["onnx-fp32"])
+    assert len(bench.asked(Mix)) == 2, "two float layers make it slower than the float model"
+    assert found.tried[0].taken == ()
+    assert chosen(found, Goal(1.0)) == "", "a candidate was there and lost too much: nothing is chosen"
+
+
+def test_a_form_that_behaves_better_is_tried_only_where_it_is_needed() -> None:
+    offers = [offer("onnx-u8s8"), offer("onnx-u8s8-cle", mends="onnx-u8s8", rung=1)]
+    good = RecordedBench(FLOAT | {"onnx-u8s8": Recorded(500, 0.5), "onnx-u8s8-cle": Recorded(500, 0.5)})
+    good.run(Goal(1.0), offers, ["onnx-fp32"])
+    assert not any("onnx-u8s8-cle" in order.ids for order in good.asked(Make))
+    bad = RecordedBench(FLOAT | {"onnx-u8s8": Recorded(500, 0.5, 0.6), "onnx-u8s8-cle": Recorded(500, 0.5)})
+    found = bad.run(Goal(1.0), offers, ["onnx-fp32"])
+    assert chosen(found, Goal(1.0)) == "onnx-u8s8-cle"
+
+
+def test_as_many_layers_of_4_bits_as_the_budget_bears() -> None:
+    layers = [LayerCost(f"layer{i}", "Conv", 100, divergence=0.01 * i, bytes_saved=40) for i in range(10)]
+    mixed = {("litert-int8-weights", n): Recorded(700 - 40 * n, 0.9 + n, 0.9 if n <= 6 else 0.8) for n in range(1, 11)}
+    records = FLOAT | {"litert-int8-weights": Recorded(700, 0.9)}
+    goal = Goal(1.0, objective="size")
+    bench = RecordedBench(records, layers, mixed)
+    found = bench.run(goal, [offer("litert-int8-weights", mixes=frozenset({"int4"}))], ["onnx-fp32"])
+    assert chosen(found, goal) == "litert-int8-weights-mixed4-6"
+    assert "6 of 10 layers" in found.tried[0].outcome
+
+
+def test_latency_is_timed_until_the_order_is_settled() -> None:
+    records = FLOAT | {"onnx-a": Recorded(500, 0.500), "onnx-b": Recorded(400, 0.515), "onnx-c": Recorded(400, 0.58)}
+    bench = RecordedBench(records, interval=0.16)
+    found = bench.run(Goal(1.0), [offer("onnx-a"), offer("onnx-b"), offer("onnx-c")], ["onnx-fp32"])
+    timings = bench.asked(Time)
+    assert len(timings) > 2
+    assert isinstance(timings[-1], Time)
+    assert "onnx-c" not in timings[-1].ids, "surely slower: not timed on and on"
+    assert found.timed == ("onnx-fp32", "onnx-a", "onnx-b", "onnx-c")
+
+
+def test_timing_ends_where_no_number_of_rounds_settles_it() -> None:
+    bench = RecordedBench(FLOAT | {"onnx-a": Recorded(500, 0.5), "onnx-b": Recorded(500, 0.505)}, interval=1e9)
+    bench.run(Goal(1.0), [offer("onnx-a"), offer("onnx-b")], ["onnx-fp32"])
+    assert len(bench.asked(Time)) == 12
+
+
+def test_a_search_whose_time_is_up_says_so() -> None:
+    records = FLOAT | {"onnx-a": Recorded(500, 0.5), "onnx-b": Recorded(500, 0.3)}
+    bench = RecordedBench(records, seconds_an_order=10.0)
+    found = bench.run(Goal(1.0, time_s=60.0), [offer("onnx-a"), offer("onnx-b", rung=1)], ["onnx-fp32"])
+    assert found.cut_short
+    assert "onnx-b" not in found.entries
+    assert chosen(found, Goal(1.0)) == "onnx-a"
+
+
+def test_an_exhaustive_search_looks_at_everything() -> None:
+    records = FLOAT | {
+        "onnx-a": Recorded(500, 0.5),
+        "onnx-b": Recorded(500, 7.0),
+        "onnx-c": Recorded(500, 0.6),
+        "onnx-a-cle": Recorded(500, 0.49),
+    }
+    bench = RecordedBench(records)
+    offers = [offer("onnx-a"), offer("onnx-b"), offer("onnx-c", rung=2), offer("onnx-a-cle", mends="onnx-a", rung=1)]
+    found = bench.run(Goal(1.0), offers, ["onnx-fp32"], exhaustive=True)
+    assert {name for name, entry in found.entries.items() if entry.judged is not None} == set(records)
+    assert set(found.timed) == set(records)
+
+
+def test_what_the_target_cannot_run_is_refused_with_what_it_said() -> None:
+    bench = RecordedBench(FLOAT | {"onnx-a": Recorded(500, 0.5, fails_on_target="no such engine there")})
+    found = bench.run(Goal(1.0), [offer("onnx-a")], ["onnx-fp32"])
+    assert found.entries["onnx-a"].refused == "no such engine there"
+    assert chosen(found, Goal(1.0)) == "onnx-fp32"
+
+
+def test_what_could_not_be_made_is_not_run() -> None:
+    bench = RecordedBench(FLOAT | {"onnx-a": Recorded(500, 0.5, refused="nothing was quantized")})
+    found = bench.run(Goal(1.0), [offer("onnx-a")], ["onnx-fp32"])
+    assert [order.ids for order in bench.asked(Screen)] == [("onnx-fp32",)]
+    assert chosen(found, Goal(1.0)) == "onnx-fp32", "nothing could be made: the float model is shipped"
+
+
+@pytest.mark.parametrize("limit", [499, 500])
+def test_a_limit_of_bytes(limit: int) -> None:
+    goal = Goal(1.0, max_bytes=limit)
+    bench = RecordedBench(FLOAT | {"onnx-a": Recorded(500, 0.5)})
+    assert chosen(bench.run(goal, [offer("onnx-a")], ["onnx-fp32"]), goal) == ("onnx-a" if limit == 500 else "")
+
+
+def test_the_smallest_of_those_that_are_equally_fast() -> None:
+    records = FLOAT | {"onnx-a": Recorded(900, 0.500), "onnx-b": Recorded(500, 0.508), "onnx-c": Recorded(400, 0.54)}
+    found = RecordedBench(records).run(Goal(1.0), [offer(f"onnx-{x}") for x in "abc"], ["onnx-fp32"])
+    assert chosen(found, Goal(1.0)) == "onnx-b"
+
+
+def test_energy_is_cpu_time_where_nothing_else_is_readable() -> None:
+    entry = Entry("a", "onnx", "int8", quantized=True, timing=Timing(ratio=0.5, cpu_us=80.0))
+    goal = Goal(1.0, objective="energy")
+    assert goal.cost(entry) == 80.0
+    assert goal.cost(dataclasses.replace(entry, timing=Timing(ratio=0.5, cpu_us=80.0, energy_uj=12.0))) == 12.0
+    assert goal.cost(dataclasses.replace(entry, timing=None)) == math.inf

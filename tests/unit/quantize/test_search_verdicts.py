@@ -1,0 +1,160 @@
+"""The decision: which candidate is chosen, what is said of the others, and what goes into the package."""
+
+import dataclasses
+
+import pytest
+
+from edgeinfer.quantize.search.entry import Entry, Judged, Screened, Timing
+from edgeinfer.quantize.search.goal import Goal
+from edgeinfer.quantize.search.statistics import Difference
+from edgeinfer.quantize.search.verdicts import answer, choose, judge, variants_to_pack
+
+GIVEN = ["onnx-fp32"]
+
+
+def entry(
+    name: str,
+    ratio: float,
+    *,
+    size: int = 500,
+    lost: float = 0.0,
+    agreement: float = 1.0,
+    p_value: float = 0.5,
+    refused: str = "",
+) -> Entry:
+    return Entry(
+        name,
+        name.split("-", maxsplit=1)[0],
+        "int8",
+        quantized=name not in GIVEN,
+        bytes=size,
+        refused=refused,
+        screened=Screened(agreement, 0.0, 24),
+        judged=Judged(0.9 - lost, agreement, Difference(lost, lost - 0.01, lost + 0.01, p_value), 400),
+        timing=Timing(100.0 * ratio, ratio, ratio - 0.01, ratio + 0.01),
+    )
+
+
+def known(*entries: Entry) -> dict[str, Entry]:
+    return {one.id: one for one in (entry("onnx-fp32", 1.0, size=1000), *entries)}
+
+
+def test_the_fastest_within_the_budget_and_what_is_said_of_the_others() -> None:
+    entries = known(
+        entry("onnx-a", 0.5, lost=0.004),
+        entry("onnx-b", 0.3, lost=0.05),
+        entry("onnx-c", 0.6),
+        entry("onnx-d", 0.2, refused="may saturate"),
+    )
+    goal = Goal(1.0)
+    verdicts = judge(entries, goal, chosen=choose(entries, goal, given=GIVEN), given=GIVEN)
+    rows = {row.variant: row for row in verdicts.rows}
+    assert verdicts.chosen is rows["onnx-a"]
+    assert (rows["onnx-a"].verdict, rows["onnx-a"].reason) == ("chosen", "fastest within the budget")
+    assert rows["onnx-b"].verdict == "refused"
+    assert rows["onnx-b"].reason == "loses 5.00 points, more than the 1 allowed"
+    assert rows["onnx-c"].reason == "1.20 times slower than onnx-a"
+    assert rows["onnx-d"].reason == "may saturate"
+    assert rows["onnx-a"].drop == pytest.approx(0.4)
+    assert rows["onnx-a"].drop_low == pytest.approx(-0.6)
+    assert rows["onnx-a"].drop_high == pytest.approx(1.4)
+    said = answer(verdicts, goal, given=GIVEN)
+    assert said == (
+        "Ship onnx-a: 2.00 times as fast as the float model, 50 % of its size; "
+        "loses 0.40 points, no significant difference."
+    )
+
+
+def test_a_significant_loss_is_not_called_insignificant() -> None:
+    entries = known(entry("onnx-a", 0.5, lost=0.009, p_value=0.01))
+    goal = Goal(1.0)
+    verdicts = judge(entries, goal, chosen=entries["onnx-a"], given=GIVEN)
+    assert "loses 0.90 points." in answer(verdicts, goal, given=GIVEN)
+
+
+def test_nothing_is_chosen_where_every_candidate_breaks_the_budget() -> None:
+    entries = known(entry("onnx-a", 0.5, lost=0.05))
+    goal = Goal(1.0)
+    assert choose(entries, goal, given=GIVEN) is None
+    verdicts = judge(entries, goal, chosen=None, given=GIVEN)
+    assert verdicts.chosen is None
+    assert answer(verdicts, goal, given=GIVEN).startswith("Nothing to ship")
+
+
+def test_the_float_model_is_shipped_where_nothing_is_better() -> None:
+    goal = Goal(1.0)
+    slower = known(entry("onnx-a", 1.4))
+    chosen = choose(slower, goal, given=GIVEN)
+    assert chosen is not None
+    assert chosen.id == "onnx-fp32"
+    said = answer(judge(slower, goal, chosen=chosen, given=GIVEN), goal, given=GIVEN)
+    assert said == "Ship the float model as it is (onnx-fp32): nothing that keeps the budget is better."
+    none = known(entry("onnx-a", 0.5, refused="nothing was quantized"))
+    chosen = choose(none, goal, given=GIVEN)
+    assert chosen is not None
+    assert chosen.id == "onnx-fp32", "nothing could be made"
+
+
+def test_another_format_of_the_float_model_may_be_the_best() -> None:
+    given = ["onnx-fp32", "litert-fp32"]
+    entries = known(dataclasses.replace(entry("litert-fp32", 0.6, size=990), quantized=False), entry("onnx-a", 0.9))
+    goal = Goal(1.0)
+    chosen = choose(entries, goal, given=given)
+    assert chosen is not None
+    verdicts = judge(entries, goal, chosen=chosen, given=given)
+    assert answer(verdicts, goal, given=given) == (
+        "Ship the float model litert-fp32: 1.67 times as fast as the float model, 99 % of its size. "
+        "Quantizing gains nothing more within the budget."
+    )
+
+
+def test_agreement_is_part_of_the_budget_where_it_is_asked_for() -> None:
+    entries = known(entry("onnx-a", 0.5, agreement=0.985), entry("onnx-b", 0.8, agreement=0.99))
+    assert choose(entries, Goal(1.0), given=GIVEN) is entries["onnx-a"]
+    strict = Goal(1.0, min_agreement=0.99)
+    assert choose(entries, strict, given=GIVEN) is entries["onnx-b"]
+    assert strict.misses(entries["onnx-a"]) == "agrees with the float model on 0.9850, less than 0.99"
+
+
+def test_exactly_the_budget_is_within_it() -> None:
+    assert not Goal(1.0).misses(entry("onnx-a", 0.5, lost=0.91 - 0.90))
+
+
+def test_a_metric_without_a_bound_loses_per_cent_of_the_float_models() -> None:
+    goal = Goal(5.0, percent=True, base=2.0)
+    assert not goal.misses(entry("onnx-a", 0.5, lost=0.1))
+    assert goal.misses(entry("onnx-a", 0.5, lost=0.12)) == "loses 6.00 per cent, more than the 5 allowed"
+    assert Goal(5.0, percent=True, base=0.0).misses(entry("onnx-a", 0.5, lost=1e-9))
+    assert not Goal(5.0, percent=True, base=0.0).misses(entry("onnx-a", 0.5, lost=-0.1))
+
+
+def test_of_one_speed_the_smaller_and_of_one_size_the_one_that_agrees_more() -> None:
+    entries = known(
+        entry("onnx-a", 0.500, size=900),
+        entry("onnx-b", 0.508, size=500, agreement=0.98),
+        entry("onnx-c", 0.509, size=510, agreement=0.99),
+        entry("onnx-d", 0.52, size=100),
+    )
+    assert choose(entries, Goal(1.0), given=GIVEN) is entries["onnx-c"]
+
+
+def test_the_package_carries_a_float_model_and_for_an_unknown_device_several_variants() -> None:
+    given = ["onnx-fp32", "litert-fp32"]
+    names = {"litert-a": 0.3, "onnx-b": 0.4, "litert-c": 0.5, "onnx-d": 0.6, "onnx-e": 0.7}
+    floats = dataclasses.replace(entry("litert-fp32", 0.8, size=990), quantized=False)
+    entries = known(floats, *(entry(name, ratio) for name, ratio in names.items()))
+    goal = Goal(1.0)
+    verdicts = judge(entries, goal, chosen=entries["litert-a"], given=given)
+    assert verdicts.chosen is not None
+    packed = variants_to_pack(verdicts.chosen, verdicts.rows, given=given, measured=True)
+    assert packed == ["litert-a", "litert-fp32"]
+    packed = variants_to_pack(verdicts.chosen, verdicts.rows, given=given, measured=False)
+    assert packed == ["litert-a", "onnx-b", "litert-c", "onnx-d", "litert-fp32"]
+
+
+def test_what_was_not_looked_at_is_not_called_good() -> None:
+    unseen = dataclasses.replace(entry("onnx-a", 0.5), judged=None)
+    entries = known(unseen)
+    chosen = choose(entries, Goal(1.0), given=GIVEN)
+    rows = {row.variant: row for row in judge(entries, Goal(1.0), chosen=chosen, given=GIVEN).rows}
+    assert (rows["onnx-a"].verdict, rows["onnx-a"].drop) == ("refused", None)
