@@ -28,7 +28,7 @@ help:
 	@echo "make check        lint, format, types, layers, generated documents"
 	@echo "make fault        the fault suite at full size (about 40 minutes) -> build/faults.json"
 	@echo "make bench        measure; ONLY=pipeline for one part"
-	@echo "make docs         generate docs/structure.txt, states.md and configuration.md"
+	@echo "make docs         generate docs/structure.txt, states.md, configuration.md and schemes.md"
 	@echo "make format       apply the formatter and the safe fixes"
 	@echo "make constraints  newest versions that work together -> $(CONSTRAINTS)"
 	@echo "make clean        remove what was built (.venv too)"
@@ -53,6 +53,7 @@ check: $(STAMP)
 	@$(BIN)/python docs/structure.py --check
 	@$(BIN)/python docs/states.py --check
 	@$(BIN)/python docs/configuration.py --check
+	@$(BIN)/python docs/schemes.py --check
 
 test: check
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -67,6 +68,7 @@ docs: $(STAMP)
 	@$(BIN)/python docs/structure.py
 	@$(BIN)/python docs/states.py
 	@$(BIN)/python docs/configuration.py
+	@$(BIN)/python docs/schemes.py
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix --quiet . || true
@@ -76,7 +78,7 @@ constraints:
 	@rm -rf build/constraints-venv && mkdir -p build
 	@$(PYTHON) -m venv build/constraints-venv
 	@build/constraints-venv/bin/python $(PIP) install --upgrade pip
-	@build/constraints-venv/bin/python $(PIP) install '.[all]' --group dev
+	@build/constraints-venv/bin/python $(PIP) install '.[all,openvino]' --group dev
 	@{ echo "# Versions that were tested together (Python 3.11, x86-64). Written by: make constraints"; \
 	build/constraints-venv/bin/python -m pip --disable-pip-version-check list --format=freeze \
 		--exclude edgeinfer --exclude setuptools --exclude wheel; } > build/constraints.txt

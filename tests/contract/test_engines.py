@@ -23,7 +23,12 @@ Array = npt.NDArray[Any]
 # The same network for each engine, and the same one in int8 where there is one; in this process and in its own.
 MODELS = [
     (name, model, isolate)
-    for name, model in [("onnx", "ic.onnx"), ("litert", "ic_float.tflite"), ("litert", "ic_int8.tflite")]
+    for name, model in [
+        ("onnx", "ic.onnx"),
+        ("openvino", "ic.onnx"),
+        ("litert", "ic_float.tflite"),
+        ("litert", "ic_int8.tflite"),
+    ]
     for isolate in (False, True)
 ]
 
@@ -99,9 +104,14 @@ class TestEveryEngine:
         other.close()
 
 
-@pytest.mark.parametrize("name", ["onnx", "litert"])
+@pytest.mark.parametrize("name", ["onnx", "litert", "openvino"])
 @pytest.mark.parametrize("isolate", [False, True], ids=["in_process", "isolated"])
 class TestBadFiles:
+    @pytest.fixture(autouse=True)
+    def _installed(self, name: str) -> None:
+        if name not in available_engines():
+            pytest.skip(f"the {name} engine is not installed")
+
     def test_a_file_that_is_not_there(self, tmp_path: Path, name: str, isolate: bool) -> None:
         with pytest.raises(ModelError, match="no such model"):
             load_engine(name, tmp_path / "none", isolate=isolate)
@@ -141,8 +151,11 @@ def test_a_call_that_is_asked_to_end_raises_and_the_next_one_works(tmp_path: Pat
 
 
 @pytest.mark.parametrize("isolate", [False, True], ids=["in_process", "isolated"])
-def test_a_model_of_any_batch_takes_any_batch(tmp_path: Path, isolate: bool) -> None:
-    engine = load_engine("onnx", linear_model(tmp_path / "m.onnx", features=4), isolate=isolate)
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_model_of_any_batch_takes_any_batch(tmp_path: Path, name: str, isolate: bool) -> None:
+    if name not in available_engines():
+        pytest.skip(f"the {name} engine is not installed")
+    engine = load_engine(name, linear_model(tmp_path / "m.onnx", features=4), isolate=isolate)
     for rows in (1, 7, 100_000, 0, 3):
         (output,) = engine.run([np.ones((rows, 4), np.float32)])
         assert output.shape == (rows, 3)

@@ -38,7 +38,7 @@ def test_the_readme_runs(checkout: Path, repository: Path) -> None:
     text = (repository / "README.md").read_text()
     broker, page = str(free_port()), str(free_port())
     files = {match["name"]: match["text"] for match in _FILE.finditer(text)}
-    assert set(files) == {"device.toml", "agent.toml", "console.toml"}
+    assert set(files) == {"digits.toml", "device.toml", "agent.toml", "console.toml"}
     for name, content in files.items():
         (checkout / name).write_text(content.replace("1883", broker).replace("8080", page))
     script = "set -euo pipefail\n" + "\n".join(_SHELL.findall(text)).replace("1883", broker)

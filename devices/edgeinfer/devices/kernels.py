@@ -11,12 +11,12 @@ No I/O.
 import enum
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeinfer.devices.kernel_rules import BLANK, RULES, MachineClass, Range, Rule
 from edgeinfer.devices.profile import Architecture, Library
 
-__all__ = ["EVEN", "Estimate", "MachineClass", "Op", "OpMix", "estimate", "machine_class"]
+__all__ = ["EVEN", "Estimate", "MachineClass", "Op", "OpMix", "cuts_pairs", "estimate", "machine_class"]
 
 # A multiply-accumulate of a depthwise convolution takes about as long as three of a dense one: it is used once where
 # those are used again and again. With 3 the rules give back what was measured on DS-CNN and MobileNet.
@@ -66,6 +66,12 @@ class Estimate:
     source: str
 
 
+def cuts_pairs(arch: str, features: Collection[str]) -> bool:
+    """Whether a processor is known to keep the sum of two products of 8 bits in 16, and to cut it off where it does not
+    fit: x86 before VNNI (Intel 64 Software Developer's Manual, VPMADDUBSW)."""
+    return arch == "x86_64" and "vnni" not in features
+
+
 def machine_class(arch: Architecture, features: Collection[str]) -> MachineClass:
     """What the processor's kernels for int8 are made of. Of a processor that nothing is known of, the slowest kind."""
     if arch == "x86_64":
@@ -99,6 +105,8 @@ def _rule(precision: str, library: Library, machine: MachineClass) -> Rule:
     if found is not None:
         return found
     int8, fp32 = known.get((library, "int8")), known.get((library, "fp32"))
+    if precision.endswith("-weights") and fp32 is not None:
+        return replace(fp32, precision=precision, why="weights are unpacked once, when it is loaded: float arithmetic")
     if int8 is None or fp32 is None:
         return BLANK
     return Rule(

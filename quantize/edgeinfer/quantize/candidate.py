@@ -11,8 +11,6 @@ from edgeinfer.runtime.errors import UsageError
 
 __all__ = ["Candidate", "float_candidates", "open_candidate"]
 
-_ONNX_SCHEMES = ("onnx-u8s8", "onnx-u8s8-percentile", "onnx-u8u8", "onnx-int8-dynamic")
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

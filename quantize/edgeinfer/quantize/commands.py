@@ -16,8 +16,10 @@ from edgeinfer.runtime.errors import AccuracyBudgetError, UsageError
 from edgeinfer.runtime.manifest import Task
 
 if TYPE_CHECKING:
+    from edgeinfer.quantize.report.document import Report
     from edgeinfer.quantize.request import Request
     from edgeinfer.quantize.searching import Outcome
+    from edgeinfer.quantize.targets.base import Fleet
 
 __all__ = [
     "create_package",
@@ -35,14 +37,16 @@ _PLAIN_WIDTH = 120
 _NAMED = 6
 
 
-def quantize_command(recipe: Recipe, *, as_json: bool = False, page: bool = True, command: str = "") -> None:
+def quantize_command(
+    recipe: Recipe, *, as_json: bool = False, page: bool = True, command: str = "", fleet: "Fleet | None" = None
+) -> None:
     """`edgeinfer quantize`: prints the table, or with `as_json` the document, with the package's path in it. The report
     is written beside the package as a page too, or where the recipe says; without `page` nowhere. `command` is what the
-    report says to do it again with.
+    report says to do it again with. `fleet` asks the device of a target `device:ID`.
 
     Raises AccuracyBudgetError after printing where nothing keeps the budget.
     """
-    request = replace(request_of(recipe, page=page), command=command)
+    request = replace(request_of(recipe, page=page), command=command, fleet=fleet)
     with terminal_display(f"quantizing {request.identity.name} {request.identity.version}") as progress:
         outcome = _search(request, progress)
     _tell(outcome, request)
@@ -277,14 +281,28 @@ def _tell(outcome: "Outcome", request: "Request") -> None:
     chosen = outcome.report.chosen
     if chosen is not None and not chosen.quantized:
         # The package looks like success otherwise.
-        sys.stderr.write(
-            f"edgeinfer: warning: the float model {chosen.variant} stays first: quantizing gains nothing\n"
-        )
+        sys.stderr.write(f"edgeinfer: warning: the float model {chosen.variant} stays first: {outcome.report.answer}\n")
 
 
 def _tell_inferred(inferred: str) -> None:
     if inferred:
         sys.stderr.write(f"edgeinfer: preprocessing inferred: {inferred} (declare it with --preprocess)\n")
+
+
+def _budget(report: "Report") -> str:
+    unit = "%" if report.unit == "percent" else "point" if report.max_drop == 1 else "points"
+    asked = [f"at most {report.max_drop:g} {unit} lost"]
+    if report.min_agreement is not None:
+        asked.append(f"agreement of {report.min_agreement:g} or more")
+    if report.max_bytes is not None:
+        asked.append(f"{report.max_bytes:,} bytes or fewer")
+    return ", ".join(asked)
+
+
+def _budget_flags(report: "Report") -> str:
+    """Those that the user has set beside the one that always holds."""
+    given = {"--min-agreement": report.min_agreement, "--max-bytes": report.max_bytes}
+    return " or ".join(["--max-drop", *(flag for flag, value in given.items() if value is not None)])
 
 
 def _refuse_over_budget(outcome: "Outcome") -> None:
@@ -294,7 +312,7 @@ def _refuse_over_budget(outcome: "Outcome") -> None:
     refused = [row for row in report.candidates if row.quantized and row.bytes]
     reasons = "; ".join(f"{row.variant}: {row.reason}" for row in refused[:_NAMED])
     raise AccuracyBudgetError(
-        f"nothing keeps within {report.max_drop:g} {report.unit} of the float model: {reasons}",
-        hint="allow more with --max-drop, give more calibration samples, or pack the float model: "
+        f"nothing keeps the budget ({_budget(report)}): {reasons}",
+        hint=f"allow more with {_budget_flags(report)}, give more calibration samples, or pack the float model: "
         "edgeinfer package create",
     )

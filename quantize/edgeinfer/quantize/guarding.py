@@ -18,10 +18,10 @@ __all__ = ["Guards"]
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """`elsewhere`: the package is for a device whose CPU may not compute as this one does, so that what would saturate
-    there is refused and not only warned of."""
+    """`cuts_pairs`: the package is for a CPU that is known to do so: what would saturate there is refused, not only
+    warned of."""
 
-    elsewhere: bool = False
+    cuts_pairs: bool = False
 
     def check(
         self,
@@ -50,6 +50,6 @@ class Guards:
         if here is not None:
             return [here]
         there = saturation_findings(candidate.path, calibration)
-        if self.elsewhere:
+        if self.cuts_pairs:
             return list(there)
         return [Finding(finding.kind, "warn", finding.text) for finding in there]

@@ -72,13 +72,21 @@ class Judge:
         scored = self._score(candidate, self._few, _untold)
         return metrics.agreement(scored, self._reference_few, self._few, task=self.task)
 
-    def judge(self, candidate: Candidate, *, tick: Tick = _untold) -> tuple[Judged, Scored]:
-        """On all samples, and what it said of them. Raises ModelError, SamplesError."""
+    def judge(self, candidate: Candidate, *, tick: Tick = _untold) -> tuple[Judged, Array]:
+        """On all samples, and what it `said` of them. Raises ModelError, SamplesError."""
         scored = self._score(candidate, self.samples, tick)
         ours, theirs = self.metric.judge(scored, self.reference, self.samples), self._reference_judged
         assert theirs is not None  # noqa: S101 - as above
         agreement = metrics.agreement(scored, self.reference, self.samples, task=self.task)
-        return Judged(ours.value, agreement, self._difference(ours, theirs), ours.count), scored
+        return Judged(ours.value, agreement, self._difference(ours, theirs), ours.count), self.said(scored)
+
+    def said(self, scored: Scored) -> Array:
+        """What is kept of each candidate until the search ends, (N,) or (0,): the classes that it called, the scores
+        that a threshold follows from, and nothing of what no report looks at again."""
+        if self.task == "classification" and scored.rows.ndim == 2:
+            classes: Array = scored.rows.argmax(axis=1)
+            return classes
+        return scored.rows if scored.rows.ndim == 1 and not scored.found else np.zeros(0)
 
     def _difference(self, ours: metrics.Judged, theirs: metrics.Judged) -> Difference:
         """How much worse `ours` is."""

@@ -1,14 +1,25 @@
 """What can be tried on the given models: their schemes, and forms of these that behave better or run faster."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeinfer.quantize.candidate import Candidate
 from edgeinfer.quantize.schemes.base import Calibration, Layer, Scheme
 from edgeinfer.quantize.search.entry import Offer
 
-__all__ = ["Material", "gather", "offers_of"]
+__all__ = ["Material", "for_openvino", "gather", "offers_of"]
+
+
+# Schemes that run the same kernels as another one, with other ranges or weights: seen once, their speed is known.
+_LIKE = {
+    **{f"onnx-u8s8-{ranges}": "onnx-u8s8" for ranges in ("full", "percentile", "mse", "entropy")},
+    "onnx-int4-weights": "onnx-int8-weights",
+    "onnx-fp16-weights": "onnx-fp32",
+    "litert-int8-ma": "litert-int8",
+    "litert-int4-weights": "litert-int8-weights",
+    "litert-fp16-weights": "litert-fp32",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,15 @@ def gather(
         return Material(float_model, schemes, lambda: _onnx_layers(path), calibration, few, mends)
     schemes, mends = _litert(path)
     return Material(float_model, schemes, lambda: _litert_layers(path), calibration, few, mends)
+
+
+def for_openvino(onnx: Material) -> Material:
+    """What OpenVINO can make of the ONNX model: compared with what ONNX Runtime says of that. Without schemes where its
+    tools are not installed here."""
+    from edgeinfer.quantize.schemes import openvino
+
+    schemes = {scheme.id: scheme for scheme in openvino.schemes() if onnx.schemes or not scheme.quantizes}
+    return replace(onnx, schemes=schemes, mends={})
 
 
 def _onnx(path: Path) -> tuple[dict[str, Scheme], dict[str, str]]:
@@ -93,6 +113,7 @@ def offers_of(materials: Sequence[Material], *, engines: Sequence[str]) -> list[
             material.mends.get(scheme.id, ""),
             _pruned_float(scheme),
             scheme.quantizes,
+            _LIKE.get(scheme.id, ""),
         )
         for material in materials
         for scheme in material.schemes.values()

@@ -21,7 +21,7 @@ from edgeinfer.quantize.rows import Rows
 from edgeinfer.quantize.signing import load_key
 from edgeinfer.runtime.engines import Engine
 from edgeinfer.runtime.engines.base import Array
-from edgeinfer.runtime.errors import UsageError
+from edgeinfer.runtime.errors import StorageError, UsageError
 from edgeinfer.runtime.manifest import (
     SCHEMA_VERSION,
     Golden,
@@ -42,7 +42,12 @@ from edgeinfer.runtime.trust import SigningKey
 __all__ = ["Contents", "Identity", "check_identity", "read_labels", "write_variants"]
 
 _GOLDEN, _LABELS, _REPORT, _ARRAYS = "golden.npz", "labels.txt", "report.json", "arrays.npz"
-_TOOLS = ("edgeinfer", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "ai-edge-quantizer")
+_TOOLS = ("edgeinfer", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "ai-edge-quantizer", "openvino", "nncf")
+_ENGINES: dict[str, Literal["onnx", "litert", "openvino"]] = {
+    "onnx": "onnx",
+    "litert": "litert",
+    "openvino": "openvino",
+}
 _MAX_LABELS_BYTES = 1 << 20
 
 
@@ -111,7 +116,7 @@ def read_labels(path: Path | None) -> bytes | None:
 
 def write_variants(identity: Identity, contents: Contents, *, key: SigningKey | None, threads: int = 1) -> str:
     """Write the package and return its digest. Raises ConfigError where the declarations do not fit a variant,
-    UsageError where the labels do not, ModelError, PackageError."""
+    UsageError where the labels do not, ModelError, PackageError, StorageError."""
     files: dict[str, bytes | Path] = {}
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
@@ -156,14 +161,17 @@ def write_variants(identity: Identity, contents: Contents, *, key: SigningKey | 
         choose=contents.choose,
     )
     raw = encode_manifest(manifest)
-    write_package(identity.output, raw, files, (key.sign(raw),) if key is not None else ())
+    try:
+        write_package(identity.output, raw, files, (key.sign(raw),) if key is not None else ())
+    except OSError as error:
+        raise StorageError(f"{identity.output}: cannot be written: {error.strerror or error}") from error
     return hashlib.sha256(raw).hexdigest()
 
 
 def _variant(candidate: Candidate, engine: Engine, metrics: dict[str, float] | None) -> Variant:
     return Variant(
         id=candidate.id,
-        engine="onnx" if candidate.engine == "onnx" else "litert",
+        engine=_ENGINES[candidate.engine],
         file=_file_name(candidate),
         sha256=sha256_file(candidate.path),
         bytes=candidate.path.stat().st_size,

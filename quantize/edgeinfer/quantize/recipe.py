@@ -217,4 +217,15 @@ def overridden(recipe: Recipe, flags: Mapping[str, object]) -> Recipe:
     try:
         return msgspec.convert(document, Recipe)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"expected flags that fit: {error}") from error
+        raise ConfigError(_unfit(str(error), flags)) from error
+
+
+def _unfit(problem: str, flags: Mapping[str, object]) -> str:
+    """msgspec's message, with the flag in place of the path in the recipe and with what was found."""
+    said, _, place = problem.partition(" - at `$.")
+    name = place.rstrip("`")
+    given = flags.get(name)
+    if name == "samples":
+        return f"--samples: {said}; known here: {', '.join(SampleOptions.__struct_fields__)}"
+    flag = "--" + name.rpartition(".")[2].replace("_", "-")
+    return f"{flag}: {said}" if given is None else f"{flag}: {said}, found {given}"

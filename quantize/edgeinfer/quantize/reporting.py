@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeinfer.quantize.dataset import Samples
-from edgeinfer.quantize.evaluate import Scored
 from edgeinfer.quantize.metrics import Metric
 from edgeinfer.quantize.report.document import Confusion, LayerRow, Report, Sensitivity, Step, TargetRow
 from edgeinfer.quantize.search.entry import Entry
@@ -22,11 +21,13 @@ __all__ = ["Told", "make_report"]
 
 # A table of more classes than this is not read by anybody.
 _MAX_SHOWN_CLASSES = 40
+# Of fewer candidates the best is hardly chosen by luck.
+_MANY = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the search was made with. `labels` are the names of the classes, `notes` what was done to the models."""
+    """What the search was made with. `labels` are the names of the `classes`, `notes` what was done to the models."""
 
     goal: Goal
     metric: Metric
@@ -34,15 +35,14 @@ class Told:
     samples: Samples
     task: Task
     given: Sequence[str]
+    classes: int = 0
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""
 
 
-def make_report(
-    found: Found, verdicts: Verdicts, told: Told, scored: Mapping[str, Scored], *, seconds: float
-) -> Report:
-    """`scored`: what candidates said of the samples, by id."""
+def make_report(found: Found, verdicts: Verdicts, told: Told, said: Mapping[str, Array], *, seconds: float) -> Report:
+    """`said`: which class candidates called each sample, (N,) by id, where the task has classes."""
     chosen = found.entries[verdicts.chosen.variant] if verdicts.chosen is not None else None
     return Report(
         metric=told.metric.name,
@@ -53,7 +53,7 @@ def make_report(
         max_bytes=told.goal.max_bytes,
         objective=told.goal.objective,
         target=TargetRow(name=told.target.name, measured=told.target.measured, machine=told.target.machine),
-        answer=answer(verdicts, told.goal, given=told.given),
+        answer=_answer(verdicts, found, told),
         reference=verdicts.reference,
         chosen=verdicts.chosen,
         candidates=verdicts.rows,
@@ -63,11 +63,19 @@ def make_report(
         warnings=_warnings(found, chosen, told),
         notes=told.notes,
         sensitivity=tuple(_sensitivity(tried) for tried in found.tried if tried.layers),
-        confusion=_confusion(scored, chosen, told),
+        confusion=_confusion(said, chosen, told),
         steps=_steps(found),
         labels=told.labels,
         command=told.command,
     )
+
+
+def _answer(verdicts: Verdicts, found: Found, told: Told) -> str:
+    """That nothing is better is only known where everything was looked at."""
+    chosen = verdicts.chosen
+    if found.cut_short and chosen is not None and not chosen.quantized and chosen.variant in told.given:
+        return f"Ship the float model as it is ({chosen.variant}): nothing better was found before the time was up."
+    return answer(verdicts, told.goal, given=told.given)
 
 
 def _warnings(found: Found, chosen: Entry | None, told: Told) -> tuple[str, ...]:
@@ -75,6 +83,7 @@ def _warnings(found: Found, chosen: Entry | None, told: Told) -> tuple[str, ...]
     if chosen is not None:
         said += chosen.warnings
         said += _too_few(chosen, told)
+        said += _flattered(found, chosen, told)
     if found.cut_short:
         said.append(f"the search ended early: {told.goal.time_s:g} s were given, more might find more")
     if not told.target.measured:
@@ -97,6 +106,19 @@ def _too_few(chosen: Entry, told: Told) -> list[str]:
     return [f"{few}: about {_rounded(needed)} are needed"]
 
 
+def _flattered(found: Found, chosen: Entry, told: Told) -> list[str]:
+    """The best of many on the same samples is in part the luckiest."""
+    judged = [entry for entry in found.entries.values() if entry.judged is not None and entry.id not in told.given]
+    if chosen.judged is None or chosen.id in told.given or len(judged) < _MANY:
+        return []
+    most = told.goal.drop(chosen.judged.difference.high)
+    if not most > told.goal.max_drop:
+        return []
+    unit = "points" if told.goal.unit == "points" else "per cent"
+    many = f"this is the best of {len(judged)} candidates on the same samples, which flatters it"
+    return [f"the loss may be as much as {most:.2f} {unit} (95 %), and {many}: judge it once more on others"]
+
+
 def _rounded(count: int) -> int:
     """To two digits: it is an estimate."""
     step = int(10 ** max(len(str(count)) - 2, 0))
@@ -105,6 +127,7 @@ def _rounded(count: int) -> int:
 
 def _sensitivity(tried: Tried) -> Sensitivity:
     taken = set(tried.taken)
+    others = "int4" if tried.precision == "int8" else "int8"
     rows = tuple(
         LayerRow(
             name=cost.name,
@@ -112,18 +135,18 @@ def _sensitivity(tried: Tried) -> Sensitivity:
             weights=cost.weights,
             divergence=cost.divergence,
             bytes_saved=cost.bytes_saved,
-            precision=tried.precision if cost.name in taken else "int8" if taken else "",
+            precision=tried.precision if cost.name in taken else others if taken else "",
         )
         for cost in tried.layers
     )
     return Sensitivity(scheme=tried.scheme, lower=tried.precision, layers=rows, outcome=tried.outcome)
 
 
-def _confusion(scored: Mapping[str, Scored], chosen: Entry | None, told: Told) -> Confusion | None:
-    if told.task != "classification" or chosen is None or not told.samples.labelled or chosen.id not in scored:
+def _confusion(said: Mapping[str, Array], chosen: Entry | None, told: Told) -> Confusion | None:
+    if told.task != "classification" or chosen is None or not told.samples.labelled or chosen.id not in said:
         return None
-    theirs, ours = (scored[name].rows.argmax(axis=1) for name in (told.given[0], chosen.id))
-    count = scored[chosen.id].rows.shape[1]
+    theirs, ours = said[told.given[0]], said[chosen.id]
+    count = told.classes
     names = told.labels if len(told.labels) == count else tuple(str(index) for index in range(count))
     shown = _shown_classes(told.samples.y, theirs, ours, count)
     return Confusion(

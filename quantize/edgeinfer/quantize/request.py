@@ -9,6 +9,7 @@ from edgeinfer.quantize.dataset import SampleOptions
 from edgeinfer.quantize.feeding import FED_ALONE, Feeding
 from edgeinfer.quantize.pack import Identity
 from edgeinfer.quantize.search.goal import Objective
+from edgeinfer.quantize.targets.base import Fleet
 from edgeinfer.runtime.errors import UsageError
 
 __all__ = ["Request", "check_numbers"]
@@ -21,7 +22,7 @@ class Request:
     `max_drop` is in points (per cent for an error without a bound), `min_agreement` a share, `time_s` the time budget.
     `target` is `local`, the name of a profile, `ssh://user@host` or `device:ID`. `converter` is the command `onnx2tf`,
     None: the one on the PATH, where there is one. `page`: where the report is written as a page, None: nowhere.
-    `command`: how the search can be made again.
+    `command`: how the search can be made again. `fleet`: how the device of a target `device:ID` is asked.
     """
 
     models: Sequence[Path]
@@ -44,6 +45,7 @@ class Request:
     threads: int = 1
     page: Path | None = None
     command: str = ""
+    fleet: Fleet | None = None
 
 
 def check_numbers(request: Request) -> None:

@@ -15,7 +15,8 @@ from edgeinfer.quantize.candidate import Candidate, float_candidates
 from edgeinfer.quantize.carrying import calibration_of
 from edgeinfer.quantize.converter import convert_onnx
 from edgeinfer.quantize.dataset import Loaded, Samples, load_samples, prepared, split
-from edgeinfer.quantize.evaluate import threshold
+from edgeinfer.quantize.destinations import check_destinations
+from edgeinfer.quantize.evaluate import Scored, threshold
 from edgeinfer.quantize.feeding import FED_ALONE
 from edgeinfer.quantize.fit import check_fit
 from edgeinfer.quantize.guarding import Guards
@@ -23,8 +24,9 @@ from edgeinfer.quantize.intake import check_same, take_in
 from edgeinfer.quantize.judging import Judge
 from edgeinfer.quantize.metrics import Metric, choose_metric
 from edgeinfer.quantize.modelfile import ModelFile
-from edgeinfer.quantize.offers import Material, gather, offers_of
+from edgeinfer.quantize.offers import Material, for_openvino, gather, offers_of
 from edgeinfer.quantize.pack import Contents, check_identity, read_labels, write_variants
+from edgeinfer.quantize.plausible import check_plausible
 from edgeinfer.quantize.postprocessing import declare_post, named_arrays
 from edgeinfer.quantize.preprocessing import Declared, declare
 from edgeinfer.quantize.progress import Progress, silent
@@ -81,13 +83,16 @@ def search_package(request: Request, *, progress: Progress = silent) -> Outcome:
     started_s = time.monotonic()
     check_numbers(request)
     key = check_identity(request.identity)
+    check_destinations(request.identity.output, request.page, inputs=_given(request))
     with (
         tempfile.TemporaryDirectory(prefix="edgeinfer-quantize-") as name,
-        closing(open_target(request.target, threads=request.threads)) as target,
+        closing(_open(request)) as target,
     ):
         progress("looking at the model and the samples", 0.0)
         ready = prepare(request, Path(name))
         bench, goal = _set_up(request, ready, target, Path(name), progress)
+        ready = _with_warnings(ready, check_plausible(bench.judge.reference, ready.samples, task=request.identity.task))
+        bench.started_s = started_s
         found = _search(bench, goal, request, progress)
         report = _report(request, ready, bench, found, goal, seconds=time.monotonic() - started_s)
         if report.chosen is not None:
@@ -98,6 +103,20 @@ def search_package(request: Request, *, progress: Progress = silent) -> Outcome:
         return Outcome(None, report, ready.declared.inferred)
     with PackageFile(request.identity.output) as written:
         return Outcome(written.path, report, ready.declared.inferred, written.manifest.provenance)
+
+
+def _given(request: Request) -> list[Path]:
+    """The files that the user gave."""
+    optional = (request.labels, request.converter, request.identity.sign_key)
+    return [*request.models, request.data, *(path for path in optional if path is not None)]
+
+
+def _with_warnings(ready: Prepared, warnings: tuple[str, ...]) -> Prepared:
+    return replace(ready, samples=replace(ready.samples, warnings=(*ready.samples.warnings, *warnings)))
+
+
+def _open(request: Request) -> Target:
+    return open_target(request.target, threads=request.threads, fleet=request.fleet, sign_key=request.identity.sign_key)
 
 
 def prepare(request: Request, folder: Path) -> Prepared:
@@ -115,7 +134,7 @@ def prepare(request: Request, folder: Path) -> Prepared:
     check_same(models, samples.x, feeding=request.feeding, threads=request.threads)
     models = (*models, *_converted(request, models, samples.x, folder))
     for model in models:
-        check_fit(model.path, model, declared.preprocess, post, labels=labels)
+        check_fit(model.original or model.path, model, declared.preprocess, post, labels=labels)
     metric = choose_metric(request.metric, task, samples)
     return Prepared(models, declared, post, samples, metric, labels)
 
@@ -149,7 +168,9 @@ def _samples(request: Request, models: Sequence[ModelFile], declared: Declared, 
     samples = prepared(loaded, declared, models[0].inputs[0], where=where)
     for model in models[1:]:
         # One package has one preprocessing: its variants take the same input.
-        fit_to_model(np.zeros((1, *samples.x.shape)), model.input_shape, where=f"{where} for {model.path}")
+        fit_to_model(
+            np.zeros((1, *samples.x.shape)), model.input_shape, where=f"{where} for {model.original or model.path}"
+        )
     return split(samples, task=request.identity.task, in_sequence=bool(request.feeding.states))
 
 
@@ -186,7 +207,9 @@ def _set_up(
         candidate.engine: _material(candidate, model, ready.samples)
         for candidate, model in zip(floats, ready.models, strict=True)
     }
-    guards = Guards(elsewhere=not target.measured)
+    if "onnx" in materials and "openvino" in target.engines:
+        materials["openvino"] = for_openvino(materials["onnx"])
+    guards = Guards(cuts_pairs=target.cuts_pairs)
     bench = Workbench(materials, judge, guards, target, folder, progress, request.threads)
     goal = Goal(
         max_drop=request.max_drop,
@@ -244,11 +267,12 @@ def _report(request: Request, ready: Prepared, bench: Workbench, found: Found, g
         samples=ready.samples,
         task=request.identity.task,
         given=given,
+        classes=bench.judge.reference.rows.shape[-1],
         labels=tuple(parse_labels(ready.labels)) if ready.labels is not None else ready.samples.labels,
         notes=tuple(notes),
         command=request.command,
     )
-    return make_report(found, verdicts, told, bench.scored, seconds=seconds)
+    return make_report(found, verdicts, told, bench.said, seconds=seconds)
 
 
 def _write(request: Request, ready: Prepared, bench: Workbench, report: Report, key: SigningKey | None) -> None:
@@ -280,7 +304,7 @@ def _postprocess(request: Request, ready: Prepared, bench: Workbench, first: str
     if isinstance(ready.post, DetectPost):
         return ready.post
     if isinstance(ready.post, AnomalyPost):
-        return declare_post(spec, task, outputs, threshold=threshold(bench.scored[first], ready.samples))
+        return declare_post(spec, task, outputs, threshold=threshold(Scored(bench.said[first]), ready.samples))
     return declare_post(spec, task, outputs, scores=bench.judge.reference.rows)
 
 

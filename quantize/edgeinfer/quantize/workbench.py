@@ -1,47 +1,38 @@
 """Makes and measures what the search asks for: the hands of `edgeinfer.quantize.search`.
 
-Each order of the search is one method here. Files are made in a folder of their own; outputs of the float models on
-the screened samples are kept, since every candidate is held against them.
+Each order of the search is one method here. `making` writes the files, `looking` runs them on a few samples, `probing`
+tries their layers one by one, a judge runs them on all samples, and the target says how fast they are.
 """
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
-from edgeinfer.quantize.candidate import Candidate, open_candidate
-from edgeinfer.quantize.evaluate import Scored, infer_one
+from edgeinfer.quantize.candidate import Candidate
 from edgeinfer.quantize.guarding import Guards
 from edgeinfer.quantize.judging import Judge
+from edgeinfer.quantize.looking import Looks
+from edgeinfer.quantize.making import Maker
 from edgeinfer.quantize.offers import Material
+from edgeinfer.quantize.probing import probe
 from edgeinfer.quantize.progress import Progress, Seen
-from edgeinfer.quantize.rows import Rows
-from edgeinfer.quantize.schemes.base import Plan, Precision, Scheme
+from edgeinfer.quantize.schemes.base import Layer, Plan, Precision, Scheme
 from edgeinfer.quantize.search.entry import Entry, Screened, Timing
 from edgeinfer.quantize.search.mixing import LayerCost
 from edgeinfer.quantize.search.orders import Answer, Evaluate, Make, Mix, Order, Probe, Screen, Time
 from edgeinfer.quantize.targets.base import Target
 from edgeinfer.quantize.targets.local import LocalTarget
 from edgeinfer.runtime.engines.base import Array
-from edgeinfer.runtime.errors import EdgeInferError, ModelError
+from edgeinfer.runtime.errors import ModelError
 
 __all__ = ["Workbench"]
-
-# A file that shrank by less than this share was not quantized, whatever its tool says.
-MIN_SHRINK = 0.02
-# Below this size the file's own structure outweighs its weights and says nothing about them.
-_TINY_BYTES = 16 << 10
-# Of a model with more layers the heaviest are tried one by one.
-_MAX_PROBED = 80
-_SMALLEST_VARIANCE = 1e-12
 
 
 @dataclass(slots=True)
 class Workbench:
-    """`materials` by engine. `candidates` are all that exist, by id."""
+    """`materials` by engine. `candidates` are all that exist, by id; `said` is what those that were judged said of each
+    sample, as `Judge.said` keeps it. `started_s`: of the monotonic clock, when the search began."""
 
     materials: Mapping[str, Material]
     judge: Judge
@@ -52,19 +43,22 @@ class Workbench:
     threads: int = 1
     candidates: dict[str, Candidate] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
-    scored: dict[str, Scored] = field(default_factory=dict)
-    _outputs: dict[str, list[list[Array]]] = field(default_factory=dict)
-    _contents: dict[bytes, str] = field(default_factory=dict)
-    _started_s: float = field(default_factory=time.monotonic)
+    said: dict[str, Array] = field(default_factory=dict)
+    started_s: float = field(default_factory=time.monotonic)
+    _maker: Maker = field(init=False)
+    _looks: Looks = field(init=False)
 
     def __post_init__(self) -> None:
+        self._maker = Maker(self.materials, self.folder)
+        self._looks = Looks(self.materials, self.judge.few, self.threads)
         for material in self.materials.values():
             candidate = material.float_model
             self.candidates[candidate.id] = candidate
             self.entries[candidate.id] = _entry(candidate, about="the float model as it was given")
 
     def do(self, order: Order) -> Answer:
-        """Carry out an order. Raises ModelError where a float model cannot be run."""
+        """Carry out an order. Raises ModelError where a float model cannot be run, StorageError where the disk is full,
+        and what the target raises."""
         match order:
             case Make(ids):
                 for name in ids:
@@ -76,8 +70,8 @@ class Workbench:
             case Evaluate(name):
                 self._evaluate(name)
                 return self._answer([name])
-            case Probe(scheme, precision):
-                costs = self._probe(self._scheme(scheme), Precision(precision))
+            case Probe(scheme, precision, until_s):
+                costs = self._probe(self._scheme(scheme), Precision(precision), until_s)
                 return replace(self._answer([scheme]), layers=costs)
             case Mix(name, scheme, layers, precision):
                 self._make(name, self._scheme(scheme), dict.fromkeys(layers, Precision(precision)))
@@ -90,11 +84,12 @@ class Workbench:
     @property
     def floats(self) -> list[str]:
         """The user's own models, the reference first."""
-        return [material.float_model.id for material in self.materials.values()]
+        # OpenVINO has none of its own: it runs the ONNX one.
+        return list(dict.fromkeys(material.float_model.id for material in self.materials.values()))
 
     @property
     def elapsed_s(self) -> float:
-        return time.monotonic() - self._started_s
+        return time.monotonic() - self.started_s
 
     def _answer(self, ids: Sequence[str]) -> Answer:
         return Answer({name: self.entries[name] for name in ids}, self.elapsed_s)
@@ -108,40 +103,14 @@ class Workbench:
         if name in self.candidates:
             return
         self.progress(f"making {name}", self._share())
-        source = self.materials[scheme.engine].float_model.path
-        target = self.folder / f"{name}{source.suffix.lower()}"
-        refused = self._written(scheme, source, target, plan)
-        if not refused:
-            digest = hashlib.sha256(target.read_bytes()).digest()
-            first = self._contents.setdefault(digest, name)
-            refused = f"is the same file as {first}" if first != name else ""
-        precision = "mixed" if plan else scheme.precision
-        candidate = Candidate(
-            name,
-            scheme.engine,
-            precision,
-            target,
-            quantized=scheme.quantizes,
-            refused=refused,
-            feeding=self.materials[scheme.engine].float_model.feeding,
-        )
+        candidate = self._maker.make(name, scheme, plan)
         self.candidates[name] = candidate
         entry = _entry(candidate, about=scheme.about)
-        self.entries[name] = replace(entry, refused=refused, plan={layer: str(kind) for layer, kind in plan.items()})
+        planned = {layer: str(kind) for layer, kind in plan.items()}
+        self.entries[name] = replace(entry, refused=candidate.refused, plan=planned)
+        if candidate.refused:
+            candidate.path.unlink(missing_ok=True)  # it is not read again
         self._tell(name, "made")
-
-    def _written(self, scheme: Scheme, source: Path, target: Path, plan: Plan) -> str:
-        """Why what was written is of no use; "" where it is."""
-        try:
-            refused = scheme.make(source, target, self.materials[scheme.engine].calibration, plan)
-        except EdgeInferError as error:
-            return error.message
-        if refused or not scheme.quantizes:
-            return refused
-        before, after = source.stat().st_size, target.stat().st_size
-        if before > _TINY_BYTES and after > before * (1.0 - MIN_SHRINK):
-            return f"nothing was quantized: the file has {after} bytes, the float one {before}"
-        return ""
 
     # Screening
 
@@ -152,7 +121,7 @@ class Workbench:
             self.progress(f"screening {name}", self._share())
             candidate = self.candidates[name]
             try:
-                agreement, divergence = self.judge.agreement_on_few(candidate), self._divergence(candidate)
+                agreement, divergence = self.judge.agreement_on_few(candidate), self._looks.divergence(candidate)
             except ModelError as error:
                 if candidate.id in self.floats:
                     raise
@@ -163,30 +132,6 @@ class Workbench:
         self._rough([name for name in ids if not self.entries[name].refused])
         for name in ids:
             self._tell(name, "screened")
-
-    def _divergence(self, candidate: Candidate) -> float:
-        """The mean squared difference of the outputs to the float model's of the same engine, over their variance."""
-        expected = self._expected(candidate.engine)
-        found = self._run(candidate, self.judge.few)
-        shares = []
-        for theirs, ours in zip(expected, found, strict=True):
-            variance = max(float(np.var(np.stack(theirs))), _SMALLEST_VARIANCE)
-            shares.append(float(np.mean((np.stack(ours) - np.stack(theirs)) ** 2)) / variance)
-        return float(np.mean(shares))
-
-    def _expected(self, engine: str) -> list[list[Array]]:
-        if engine not in self._outputs:
-            self._outputs[engine] = self._run(self.materials[engine].float_model, self.judge.few)
-        return self._outputs[engine]
-
-    def _run(self, candidate: Candidate, rows: Rows) -> list[list[Array]]:
-        """For each output, what it was for each row. Raises ModelError."""
-        engine = open_candidate(candidate, threads=self.threads)
-        try:
-            answers = [infer_one(engine, rows.row(index)) for index in range(len(rows))]
-        finally:
-            engine.close()
-        return [list(output) for output in zip(*answers, strict=True)]
 
     def _rough(self, ids: Sequence[str]) -> None:
         """First looks at latency. A target that is asked once only is asked for all of them now."""
@@ -209,13 +154,12 @@ class Workbench:
     def _evaluate(self, name: str) -> None:
         self.progress(f"evaluating {name}", self._share())
         try:
-            judged, scored = self.judge.judge(self.candidates[name])
+            judged, self.said[name] = self.judge.judge(self.candidates[name])
         except ModelError as error:
             if name in self.floats:
                 raise
             self._refuse(name, error.message)
         else:
-            self.scored[name] = scored
             self.entries[name] = replace(self.entries[name], judged=judged)
             self._guard(name)
         self._tell(name, "evaluated")
@@ -230,33 +174,22 @@ class Workbench:
             refused, warnings = self.guards.check(
                 candidate,
                 material.float_model,
-                outputs=[np.stack(output) for output in self._run(candidate, self.judge.few)],
-                reference=[np.stack(output) for output in self._expected(candidate.engine)],
+                outputs=self._looks.outputs(candidate),
+                reference=self._looks.expected(candidate.engine),
                 calibration=material.few,
             )
         except ModelError as error:
             refused, warnings = error.message, ()
         self.entries[name] = replace(self.entries[name], refused=refused, warnings=warnings)
 
-    def _probe(self, scheme: Scheme, precision: Precision) -> tuple[LayerCost, ...]:
-        """Each layer alone in `precision`, the others as the scheme has them."""
-        layers = sorted(self.materials[scheme.engine].layers(), key=lambda layer: -layer.weights)[:_MAX_PROBED]
-        own = self.candidates[scheme.id].path.stat().st_size
-        costs = []
-        for index, layer in enumerate(layers):
+    def _probe(self, scheme: Scheme, precision: Precision, until_s: float) -> tuple[LayerCost, ...]:
+        def go_on(layer: Layer) -> bool:
             self.progress(f"{scheme.id}: {layer.name} in {precision}", self._share())
-            name = f"{scheme.id}-probe-{index}"
-            target = self.folder / f"{name}{self.candidates[scheme.id].path.suffix}"
-            if self._written(scheme, self.materials[scheme.engine].float_model.path, target, {layer.name: precision}):
-                continue
-            probe = replace(self.candidates[scheme.id], id=name, path=target)
-            try:
-                divergence = self._divergence(probe)
-            except ModelError:
-                continue  # an engine that cannot run it with this layer as it is
-            costs.append(LayerCost(layer.name, layer.op, layer.weights, divergence, own - target.stat().st_size))
-            target.unlink()
-        return tuple(costs)
+            return self.elapsed_s < until_s
+
+        layers = self.materials[scheme.engine].layers()
+        own = self.candidates[scheme.id]
+        return probe(scheme, own, precision, layers, maker=self._maker, looks=self._looks, go_on=go_on)
 
     # Latency
 

@@ -8,7 +8,7 @@ import typer
 from edgeinfer.cli.shared import JsonFlag, existing, print_json, print_line, print_table
 from edgeinfer.runtime.errors import UsageError
 
-__all__ = ["ConsoleOption", "TokenOption", "app", "deploy", "read_token"]
+__all__ = ["DEFAULT_CONSOLE", "ConsoleOption", "TokenOption", "app", "deploy", "read_token"]
 
 app = typer.Typer(help="The fleet from a terminal.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -18,7 +18,7 @@ ConsoleOption = Annotated[
 TokenOption = Annotated[
     Path | None, typer.Option("--token-file", envvar="EDGEINFER_TOKEN_FILE", help="File with the console's token.")
 ]
-_CONSOLE = "http://127.0.0.1:8080"
+DEFAULT_CONSOLE = "http://127.0.0.1:8080"
 _FAILED = 1
 
 
@@ -26,7 +26,7 @@ def deploy(
     package: Annotated[Path, typer.Argument(help="A model package (.edgepkg).")],
     *,
     to: Annotated[str, typer.Option(help="all, device:ID or group:NAME.")],
-    console: ConsoleOption = _CONSOLE,
+    console: ConsoleOption = DEFAULT_CONSOLE,
     token_file: TokenOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until every device has it, or has failed.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds to wait at most.")] = 300.0,
@@ -48,7 +48,9 @@ def deploy(
 
 
 @app.command()
-def devices(*, console: ConsoleOption = _CONSOLE, token_file: TokenOption = None, as_json: JsonFlag = False) -> None:
+def devices(
+    *, console: ConsoleOption = DEFAULT_CONSOLE, token_file: TokenOption = None, as_json: JsonFlag = False
+) -> None:
     """List the devices: online or not, what they run."""
     from edgeinfer.console.commands import fleet_devices
 
@@ -70,7 +72,9 @@ def devices(*, console: ConsoleOption = _CONSOLE, token_file: TokenOption = None
 
 
 @app.command()
-def rollouts(*, console: ConsoleOption = _CONSOLE, token_file: TokenOption = None, as_json: JsonFlag = False) -> None:
+def rollouts(
+    *, console: ConsoleOption = DEFAULT_CONSOLE, token_file: TokenOption = None, as_json: JsonFlag = False
+) -> None:
     """List the rollouts, with each device's state."""
     from edgeinfer.console.commands import fleet_rollouts
 

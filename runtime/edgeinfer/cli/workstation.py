@@ -4,11 +4,15 @@ import enum
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeinfer.cli.fleet import DEFAULT_CONSOLE, ConsoleOption, TokenOption, read_token
 from edgeinfer.cli.shared import JsonFlag, TaskName
+
+if TYPE_CHECKING:
+    from edgeinfer.console.bench_client import ConsoleFleet
 
 __all__ = ["demo", "quantize"]
 
@@ -46,7 +50,7 @@ def quantize(
     objective: Annotated[Objective | None, typer.Option(help="What shall be small.  [default: latency]")] = None,
     time_budget: Annotated[str | None, typer.Option(help="How long the search may take: 60s, 5m.")] = None,
     target: Annotated[
-        str | None, typer.Option(help="local, a profile (rpi4, ...), ssh://user@host.  [default: local]")
+        str | None, typer.Option(help="local, a profile (rpi4, ...), ssh://user@host, device:ID.  [default: local]")
     ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Try everything, however slow.")] = False,
     preprocess: Annotated[str, typer.Option(help="TOML or JSON file, or inline: kind=image,std=255.")] = "",
@@ -60,6 +64,8 @@ def quantize(
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write that page.")] = True,
     sign_key: Annotated[Path | None, typer.Option(help="Private key to sign the package with.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the engine while measuring.  [default: 1]")] = None,
+    console: ConsoleOption = DEFAULT_CONSOLE,
+    token_file: TokenOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make the fastest package that stays accurate. Status 3 if nothing keeps the budget."""
@@ -91,7 +97,22 @@ def quantize(
         states=state or [],
         constants=constant or [],
     )
-    quantize_command(recipe, as_json=as_json, page=page, command=shlex.join(["edgeinfer", *sys.argv[1:]]))
+    quantize_command(
+        recipe,
+        as_json=as_json,
+        page=page,
+        command=shlex.join(["edgeinfer", *sys.argv[1:]]),
+        fleet=_fleet(recipe.search.target, console, token_file),
+    )
+
+
+def _fleet(target: str | None, console: str, token_file: Path | None) -> "ConsoleFleet | None":
+    """Only a device of the fleet needs the console's part."""
+    if target is None or not target.startswith("device:"):
+        return None
+    from edgeinfer.console.bench_client import ConsoleFleet
+
+    return ConsoleFleet(console, read_token(token_file))
 
 
 def demo(

@@ -167,7 +167,7 @@ class Daemon:
 
     def _start_bencher(self) -> None:
         """Orders to time a package come from a console whose key is known, by the agent."""
-        if not (self._config.sync.state_dir and self._config.trust.console_keys):
+        if self._bencher is not None or not (self._config.sync.state_dir and self._config.trust.console_keys):
             return
         from edgeinfer.runtime.bench_thread import BenchThread
 
@@ -257,6 +257,7 @@ class Daemon:
                 self._updater.reconfigure(config)
             logging.getLogger("edgeinfer").setLevel(config.log_level)
             self._choose_beside()
+            self._start_bencher()
             logger.info("event=reloaded pipelines=%d", len(config.pipeline))
         notify("READY=1")
 

@@ -28,6 +28,8 @@ __all__ = ["AssignmentRequest", "BenchRequest", "GateAnswer", "GateRequest", "Pa
 _TIMEOUT_S = 120.0
 _LOOK_S = 0.5
 _NICE = 10
+# Half of all memory, as proc(5) counts.
+_FIRST_TO_GO = "500"
 _TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h
 
 
@@ -113,10 +115,12 @@ def _converse(
 ) -> tuple[bytes, bytes]:
     """What it says on standard output and error. Raises GateError where it takes too long, or nobody waits for it."""
     deadline_s = time.monotonic() + timeout_s
+    rest: bytes | None = request
     while True:
         try:
-            return process.communicate(request, timeout=max(0.0, min(_LOOK_S, deadline_s - time.monotonic())))
+            return process.communicate(rest, timeout=max(0.0, min(_LOOK_S, deadline_s - time.monotonic())))
         except subprocess.TimeoutExpired:
+            rest = None  # what could not be written yet is kept there
             if time.monotonic() >= deadline_s:
                 raise GateError(f"the check took longer than {timeout_s:.0f} s") from None
             if is_over():
@@ -192,9 +196,11 @@ def _gate(request: GateRequest) -> GateAnswer:
 
 
 def _step_back() -> None:
-    """What runs goes first. A sandbox may forbid even this."""
+    """What runs goes first, for the processor and where memory ends. A sandbox may forbid even this."""
     with contextlib.suppress(OSError):
         os.nice(_NICE)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, encoding="ascii")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Commands to devices: signed, good for a short time, carried out once. There is one kind: the latest lines of the log.
+"""Commands to devices: signed, good for a short time, carried out once. This module knows one kind: the latest lines of
+the log. The other, timing a package, is of `edgeinfer.console.benches`.
 
 Whoever asks waits for what the device sends: parts of the log on `up/log`, in whatever number arrive, and the end on
 `up/cmdres`. Nothing of it is stored.
@@ -8,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -88,21 +90,34 @@ class Commander:
     def logs(self, device: str, *, lines: int, timeout_s: float) -> DeviceLog:
         """The last `lines` lines of the log of `device`. Raises UsageError (no such device), BusyError, and
         ConsoleError: it is not online, does not answer in time, or refuses."""
-        known = self._repository.device(device)
-        if known is None:
-            raise UsageError(f"no device {device[:80]!r}")
-        if not known.online:
-            raise ConsoleError(f"{device} is not online", hint="its log can be had when it is: nothing is kept here")
-        command = self._command(device, lines, timeout_s)
+        command = self.make(device, _LOGS, timeout_s=timeout_s, lines=lines)
         waiting = self._await(command)
         try:
-            sealed = seal(encode(command), self._key)
-            if not self._publisher.publish(topic(self._tenant, device, "down/cmd"), sealed, qos=1):
-                raise ConsoleError("the broker is not connected", hint="see the page's header")
+            self.send(command)
             return self._collect(waiting, timeout_s)
         finally:
             with self._news:
                 del self._waiting[command.id]
+
+    def make(self, device: str, kind: str, *, timeout_s: float, **details: Any) -> Command:
+        """A command to `device` from now on; `details` are the fields of its kind. Raises UsageError (no such device),
+        ConsoleError (it is not online)."""
+        known = self._repository.device(device)
+        if known is None:
+            raise UsageError(f"no device {device[:80]!r}")
+        if not known.online:
+            raise ConsoleError(f"{device} is not online", hint="it can be asked when it is: nothing is kept for it")
+        now_s = int(self._clock_s())
+        return Command(
+            id=os.urandom(8).hex(), device=device, kind=kind, issued_s=now_s, expires_s=now_s + int(timeout_s) + 1,
+            **details,
+        )  # fmt: skip
+
+    def send(self, command: Command) -> None:
+        """Sign it and send it off. Raises ConsoleError without a broker."""
+        sealed = seal(encode(command), self._key)
+        if not self._publisher.publish(topic(self._tenant, command.device, "down/cmd"), sealed, qos=1):
+            raise ConsoleError("the broker is not connected", hint="see the page's header")
 
     def heard(self, device: str, message: CommandResult | LogLines) -> None:
         """An answer of `device`; what nobody waits for is nothing."""
@@ -111,13 +126,6 @@ class Commander:
             if waiting is not None and waiting.device == device:
                 waiting.take(message)
                 self._news.notify_all()
-
-    def _command(self, device: str, lines: int, timeout_s: float) -> Command:
-        now_s = int(self._clock_s())
-        return Command(
-            id=os.urandom(8).hex(), device=device, kind=_LOGS, issued_s=now_s, expires_s=now_s + int(timeout_s) + 1,
-            lines=lines,
-        )  # fmt: skip
 
     def _await(self, command: Command) -> _Waiting:
         with self._news:

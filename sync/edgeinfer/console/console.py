@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 
 from edgeinfer.console.audit import Auditor
 from edgeinfer.console.batch import Passed
+from edgeinfer.console.benches import Benches
 from edgeinfer.console.blobs import BlobStore
 from edgeinfer.console.commander import Commander
 from edgeinfer.console.deployer import Deployer
@@ -32,7 +33,7 @@ from edgeinfer.console.web.receive import receive_routes
 from edgeinfer.runtime.errors import ConfigError
 from edgeinfer.runtime.locking import lock, unlock
 from edgeinfer.runtime.trust import SigningKey
-from edgeinfer.sync.messages import PREFIX, BlobPart, BlobStored, encode, topic
+from edgeinfer.sync.messages import PREFIX, BlobPart, BlobStored, CommandResult, encode, topic
 from edgeinfer.sync.mqtt import MqttLink
 
 __all__ = ["Console"]
@@ -81,6 +82,7 @@ class Console:
             changed=self.feed.deployment,
         )
         self.commander = Commander(self.repository, self.link, key=key, tenant=config.tenant)
+        self.benches = Benches(self.commander, self.registry, blobs)
         self.incoming = Incoming(
             folder / "blobs-in",
             self.repository,
@@ -160,6 +162,8 @@ class Console:
             self.incoming.offer(device, message)
         else:
             self.commander.heard(device, message)
+            if isinstance(message, CommandResult):
+                self.benches.heard(device, message)
 
     def _answer_part(self, device: str, answer: BlobStored) -> None:
         self.link.publish(topic(self.config.tenant, device, "down/blob"), encode(answer), qos=1)
@@ -173,6 +177,7 @@ class Console:
             sent_files=SentFiles(self.repository, documents),
             incoming=self.incoming,
             commander=self.commander,
+            benches=self.benches,
             registry=self.registry,
             deployer=self.deployer,
             feed=self.feed,

@@ -46,6 +46,15 @@ class Registry:
             new = self._repository.add_package(package)
         return package, new
 
+    def check(self, file: Path) -> tuple[str, int]:
+        """Whether the package in `file` could be released here, which it is not: sha256 and bytes of the file. Raises
+        PackageError and SignatureError, as `add`."""
+        with PackageFile(file) as opened:
+            opened.verify_files()
+            if self._trusted:
+                verify(opened.manifest_bytes, opened.signatures, self._trusted)
+        return sha256_file(file), file.stat().st_size
+
     def find(self, reference: str) -> Package:
         """By digest (whole, or at least 8 digits of it) or `name:version`. Raises UsageError."""
         packages = self._repository.packages()

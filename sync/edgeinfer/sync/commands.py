@@ -1,4 +1,5 @@
-"""Commands of the console, carried out once: signed, fresh, for this device. There is one kind: the latest log lines.
+"""Commands of the console, carried out once: signed, fresh, for this device. There are two kinds: send the latest log
+lines, and time a package (`edgeinfer.sync.benches`).
 
 A command says when it was issued and when it expires; a device whose clock is five minutes off still takes it. One that
 was carried out is remembered in `sync.db`, so that what comes twice is done once. The wall clock may go back; what
@@ -9,16 +10,19 @@ done before, are said once a second at most: anyone who may publish there could 
 """
 
 import logging
+import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
 import msgspec
 
+from edgeinfer.runtime.bench_order import BENCH_KIND
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import MessageError, SignatureError
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.sync.allowance import Allowance, Priority
+from edgeinfer.sync.benches import Benches
 from edgeinfer.sync.device_logs import Gathering, in_parts
 from edgeinfer.sync.log_ring import LogRing
 from edgeinfer.sync.loglimit import LogLimit
@@ -49,6 +53,9 @@ _ANSWERS_KEPT = 16
 _PATIENCE_S = 60.0
 _FLOOR = "command_floor"
 _LOGS = "logs"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# As large as an update may be.
+_MAX_BLOB_BYTES = 4 << 30
 
 
 def why_not(command: Command, *, device: str, now_s: float) -> str:
@@ -63,8 +70,11 @@ def why_not(command: Command, *, device: str, now_s: float) -> str:
         return f"expired {now_s - command.expires_s:.0f} s ago"
     if not 0 <= command.expires_s - command.issued_s <= _LONGEST_S:
         return f"expected a command to be good for at most {_LONGEST_S} s"
-    if command.kind != _LOGS:
-        return f"expected a command of kind {_LOGS!r}, found {command.kind[:80]!r}"
+    if command.kind not in {_LOGS, BENCH_KIND}:
+        return f"expected a command of kind {_LOGS!r} or {BENCH_KIND!r}, found {command.kind[:80]!r}"
+    is_whole = _SHA256.fullmatch(command.blob_sha256) and command.each_ms and command.threads
+    if command.kind == BENCH_KIND and not (is_whole and 0 < command.blob_bytes <= _MAX_BLOB_BYTES):
+        return "expected a package's hash and size, milliseconds and threads"
     return ""
 
 
@@ -79,6 +89,7 @@ class Commands:
         allowance: Allowance,
         *,
         ring: LogRing,
+        benches: Benches,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
@@ -86,6 +97,7 @@ class Commands:
         self._link = link
         self._allowance = allowance
         self._ring = ring
+        self._benches = benches
         self._wall_s = wall_s
         self._waiting: deque[Command] = deque()
         self._gathering: Gathering | None = None
@@ -112,14 +124,14 @@ class Commands:
         wall_s = max(self._wall_s(), float(self._db.counter(_FLOOR)))
         if reason := why_not(command, device=self._config.device, now_s=wall_s):
             self._refuse(command, reason, now_s)
-        elif any(command.id == waiting.id for waiting in self._waiting):
+        elif self._benches.under_way == command.id or any(command.id == waiting.id for waiting in self._waiting):
             return  # it came twice, and will be answered once
         elif not self._db.add_command(command.id, keep=_REMEMBERED):
             self._refuse(command, "was carried out before", now_s)
         else:
             self._db.set_counter(_FLOOR, max(command.issued_s, self._db.counter(_FLOOR)))
-            _log.info("event=command id=%s kind=%s lines=%d", command.id, command.kind, command.lines)
-            self._waiting.append(command)
+            _log.info("event=command id=%s kind=%s", command.id, command.kind)
+            self._begin(command, raw, now_s)
 
     def connected(self) -> None:
         """A new connection: answers that the broker had not confirmed are said again."""
@@ -132,9 +144,17 @@ class Commands:
         if self._waiting:
             self._gather(self._waiting[0])
             self._send(self._waiting[0], now_s)
+        if (timed := self._benches.step(now_s)) is not None:
+            self._remember(timed)
         while self._answers and self._say(self._answers[0], now_s):
             answer = self._answers.popleft()
             self._unconfirmed.append((self._link.ticket(), answer))
+
+    def _begin(self, command: Command, raw: bytes, now_s: float) -> None:
+        if command.kind == _LOGS:
+            self._waiting.append(command)
+        elif reason := self._benches.begin(command, raw, now_s):
+            self._refuse(command, reason, now_s)
 
     def _check_signature(self, raw: bytes) -> None:
         """Raises SignatureError."""
@@ -184,14 +204,17 @@ class Commands:
             self._end(command, ok=True, detail=self._done)
 
     def _end(self, command: Command, *, ok: bool, detail: str) -> None:
-        result = CommandResult(id=command.id, ok=ok, detail=detail)
-        self._said[command.id] = result
-        while len(self._said) > _ANSWERS_KEPT:
-            self._said.popitem(last=False)
-        self._answers.append(result)
+        self._remember(CommandResult(id=command.id, ok=ok, detail=detail))
         self._parts.clear()
         self._done, self._held_s = "", 0.0
         self._waiting.popleft()
+
+    def _remember(self, result: CommandResult) -> None:
+        """It is said now, and again where the command comes again."""
+        self._said[result.id] = result
+        while len(self._said) > _ANSWERS_KEPT:
+            self._said.popitem(last=False)
+        self._answers.append(result)
 
     def _say(self, answer: CommandResult, now_s: float) -> bool:
         raw = encode(answer)

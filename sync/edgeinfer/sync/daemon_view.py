@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from edgeinfer.runtime.bench_order import BenchAnswer
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import RuntimeDb, UpdateRow
@@ -64,6 +65,17 @@ class DaemonView:
         if document != self._document:
             self._document = document
             self.status = _parse(document)
+
+    def bench(self) -> BenchAnswer | None:
+        """What became of the latest order to time a package, read now; None where it cannot be."""
+        db = self._db.current()
+        if db is None:
+            return None
+        try:
+            return db.bench()
+        except BufferStorageError as error:
+            self._db.failed(error)
+            return None
 
     def close(self) -> None:
         self._db.close()

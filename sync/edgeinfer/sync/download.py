@@ -9,10 +9,12 @@ content; the daemon verifies the package before it touches it.
 import logging
 import os
 from pathlib import Path
+from typing import Protocol
 
+from edgeinfer.runtime.bench_order import BENCH_SUFFIX
 from edgeinfer.runtime.durable import sync_folder
 from edgeinfer.runtime.errors import EdgeInferError
-from edgeinfer.runtime.handoff import Download, SyncDb
+from edgeinfer.runtime.rows import Download
 from edgeinfer.sync.file_hash import SLICE_BYTES, FileHash
 from edgeinfer.sync.messages import BlobRange, BlobRequest
 from edgeinfer.sync.transfer import BlobDownload, DownloadConfig, RangeVerdict
@@ -21,27 +23,50 @@ __all__ = ["BlobFile"]
 
 _log = logging.getLogger(__name__)
 
+PACKAGE_SUFFIX = ".edgepkg"
+# By the suffix of what they become.
+_PART_SUFFIXES = {PACKAGE_SUFFIX: ".part", BENCH_SUFFIX: f"{BENCH_SUFFIX}part"}
 _ATTEMPTS = 3
 # What has to stay free for everything else on the device.
 _SPARE_BYTES = 8 << 20
 
 
+class Progress(Protocol):
+    """Keeps how far downloads have come, as `sync.db` does."""
+
+    def download(self, sha256: str) -> Download | None: ...
+
+    def set_download(self, download: Download) -> None: ...
+
+    def forget_downloads(self, *, keep: str = "") -> None: ...
+
+
 class BlobFile:
-    """Downloads one blob into `folder`, keeping its progress in `db`. Closed when `done` or `error` is set.
+    """Downloads one blob into `folder`, as `{sha256}{suffix}`, keeping its progress in `db`. Closed when `done` or
+    `error` is set. There is one for each suffix at a time: parts of others are removed.
 
     Construction resumes what an earlier process left. While `verifying`, call `verify` until it no longer is.
     Raises BufferStorageError when `db` cannot be written.
     """
 
-    def __init__(self, folder: Path, db: SyncDb, config: DownloadConfig, *, sha256: str, size: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        db: Progress,
+        config: DownloadConfig,
+        *,
+        sha256: str,
+        size: int,
+        suffix: str = PACKAGE_SUFFIX,
+    ) -> None:
         self.sha256 = sha256
         self.size = size
         self.done = False
         self.error = ""
         self._config = config
         self._db = db
-        self._part = folder / f"{sha256}.part"
-        self._final = folder / f"{sha256}.edgepkg"
+        self._part = folder / f"{sha256}{_PART_SUFFIXES[suffix]}"
+        self._final = folder / f"{sha256}{suffix}"
         self._attempts = 0
         self._file = -1
         self._hashing: FileHash | None = None
@@ -209,7 +234,7 @@ class BlobFile:
 
     def _remove_others(self) -> None:
         """Parts of blobs that nobody wants any more would fill the disk over the years."""
-        for other in self._part.parent.glob("*.part"):
+        for other in self._part.parent.glob(f"*{self._part.suffix}"):
             if other != self._part:
                 other.unlink(missing_ok=True)
         self._db.forget_downloads(keep=self.sha256)

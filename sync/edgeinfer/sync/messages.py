@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from edgeinfer.runtime.bench_order import MAX_DOCUMENT_BYTES
 from edgeinfer.runtime.chunk import EVICTED_PIPELINE, LINK_BYTES, NO_LINK
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import MessageError
@@ -20,6 +21,7 @@ __all__ = [
     "MAX_CHUNK_BYTES",
     "MAX_CONTROL_BYTES",
     "MAX_RANGE_BYTES",
+    "MAX_RESULT_BYTES",
     "Ack",
     "Assignment",
     "Birth",
@@ -56,6 +58,8 @@ __all__ = [
 PREFIX = "ei/v1"
 MAX_CONTROL_BYTES = 64 << 10
 MAX_CHUNK_BYTES = 4 << 20
+# A document as JSON text within JSON: each of its quotes takes two bytes.
+MAX_RESULT_BYTES = 2 * MAX_DOCUMENT_BYTES + MAX_CONTROL_BYTES
 MAX_RANGE_BYTES = 256 << 10
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CHUNK_MAGIC = b"EI"
@@ -241,7 +245,8 @@ class BlobStored(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     """The payload of the signed `down/cmd`. Carried out once, and only between `issued_s` and `expires_s` (seconds
-    since 1970). `kind`: logs (the last `lines`)."""
+    since 1970). `kind`: logs (the last `lines`), or bench (time each variant of the package in the blob `blob_sha256`
+    for `each_ms` milliseconds, with `threads` threads)."""
 
     id: ShortText
     device: ShortText
@@ -249,14 +254,20 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     issued_s: Seq
     expires_s: Seq
     lines: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 200
+    blob_sha256: ShortText = ""
+    blob_bytes: Seq = 0
+    each_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 0
+    threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
 
 
 class CommandResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`up/cmdres`: how a command ended; `detail` says what was done, or why not."""
+    """`up/cmdres`: how a command ended; `detail` says what was done, or why not. `document` is what was asked for, as
+    JSON text: of bench what `edgeinfer bench --json` prints."""
 
     id: ShortText
     ok: bool
     detail: ShortText = ""
+    document: Annotated[str, msgspec.Meta(max_length=MAX_DOCUMENT_BYTES)] = ""
 
 
 class LogLines(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -315,8 +326,9 @@ def encode(message: msgspec.Struct) -> bytes:
 
 def decode(raw: bytes, type_: type[T]) -> T:
     """A JSON control message. Raises MessageError: too large, not JSON, not a `type_`."""
-    if len(raw) > MAX_CONTROL_BYTES:
-        raise MessageError(f"expected at most {MAX_CONTROL_BYTES} bytes, found {len(raw)}")
+    limit = MAX_RESULT_BYTES if type_ is CommandResult else MAX_CONTROL_BYTES
+    if len(raw) > limit:
+        raise MessageError(f"expected at most {limit} bytes, found {len(raw)}")
     try:
         return msgspec.json.decode(raw, type=type_)
     except MALFORMED as error:

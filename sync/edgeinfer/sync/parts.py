@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgeinfer.runtime.errors import BufferStorageError, ConfigError, MessageError
 from edgeinfer.runtime.handoff import SyncDb
+from edgeinfer.sync.benches import Benches
 from edgeinfer.sync.blob_sender import BlobSender
 from edgeinfer.sync.changes import Changes
 from edgeinfer.sync.commands import Commands
@@ -76,7 +77,8 @@ class Parts:
         self._receipts = CarriedReceipts(Path(config.state_dir))
         self.jobs = JobReporter(config, db, self.link, self.meter)
         self.blobs = BlobSender(config, db, self.link, self.meter)
-        self.commands = Commands(config, db, self.link, self.meter, ring=ring)
+        self.benches = Benches(config, db, self.link, self.view, self.meter)
+        self.commands = Commands(config, db, self.link, self.meter, ring=ring, benches=self.benches)
         self.reporter = Reporter(config, self.link, self.view, self.way, self.meter, session=session)
         self._home_assistant = _home_assistant(config, db, self.link, self.view, self.meter)
 
@@ -116,7 +118,7 @@ class Parts:
             self.blobs.step(now_s, others_wait=self.way.busy)
             if self._home_assistant is not None:
                 self._home_assistant.step(now_s)
-        if self.updates.verifying or (online and self.blobs.hashing):
+        if self.updates.verifying or (online and (self.blobs.hashing or self.benches.verifying)):
             wait_s = 0.0
         self._receive(wait_s)
 
@@ -137,6 +139,7 @@ class Parts:
             self.link.flush(_FAREWELL_S)
         self.link.stop(_FAREWELL_S)
         self.updates.close()
+        self._close_benches()
         self.blobs.close()
         self.view.close()
         if self._home_assistant is not None:
@@ -146,6 +149,12 @@ class Parts:
         except BufferStorageError as error:
             _log.warning("event=progress_not_saved reason=%r", str(error))
         self.meter.close()
+
+    def _close_benches(self) -> None:
+        try:
+            self.benches.close()
+        except BufferStorageError as error:
+            _log.warning("event=bench_not_withdrawn reason=%r", str(error))
 
     def _check_device(self) -> None:
         """One device's results must never be sent under another's name."""
@@ -196,7 +205,7 @@ class Parts:
             return
         self.reporter.connected()
         self.way.connected(now_s)
-        for part in (self.updates, self.jobs, self.blobs, self.commands, self._home_assistant):
+        for part in (self.updates, self.jobs, self.blobs, self.benches, self.commands, self._home_assistant):
             if part is not None:
                 part.connected()
 
@@ -213,6 +222,8 @@ class Parts:
                 self.updates.desired(payload, now_s)
             elif rest == "down/data":
                 self.updates.data(payload, now_s)
+                if self.benches.downloading:
+                    self.benches.data(payload, now_s)
             elif rest == "down/blob":
                 self.blobs.take(payload, now_s)
             elif rest == "down/cmd":

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import msgspec
 import pytest
 
 from edgeinfer.quantize.search.entry import Entry, Judged, Offer, Screened, Timing
-from edgeinfer.quantize.search.goal import Goal
+from edgeinfer.quantize.search.goal import Goal, Objective
 from edgeinfer.quantize.search.ladder import Found, climb
 from edgeinfer.quantize.search.mixing import LayerCost
 from edgeinfer.quantize.search.orders import Answer, Evaluate, Make, Mix, Order, Probe, Screen, Time
 from edgeinfer.quantize.search.statistics import Difference
 from edgeinfer.quantize.search.verdicts import choose
+from edgeinfer.runtime.manifest import Name
 
 AnyOrder = TypeVar("AnyOrder", bound=Order)
 
@@ -268,3 +270,194 @@ def test_energy_is_cpu_time_where_nothing_else_is_readable() -> None:
     assert goal.cost(entry) == 80.0
     assert goal.cost(dataclasses.replace(entry, timing=Timing(ratio=0.5, cpu_us=80.0, energy_uj=12.0))) == 12.0
     assert goal.cost(dataclasses.replace(entry, timing=None)) == math.inf
+
+
+def test_one_screened_out_beside_what_turned_out_to_be_slow_is_looked_at_again() -> None:
+    """The leader's first look was lucky: settled, it is no faster than what it had put out of the question."""
+
+    class Lucky(RecordedBench):
+        def _screen(self, name: str) -> None:
+            super()._screen(name)
+            if name == "onnx-a":
+                self._set(name, timing=Timing(ratio=0.4))
+
+        def _answer(self, order: Order) -> Answer:
+            if isinstance(order, Time):
+                for name in order.ids:
+                    super()._screen(name)
+            return super()._answer(order)
+
+    bench = Lucky(FLOAT | {"onnx-a": Recorded(500, 0.7), "onnx-b": Recorded(500, 0.6)})
+    found = bench.run(Goal(1.0), [offer("onnx-a"), offer("onnx-b")], ["onnx-fp32"])
+    assert "onnx-b" in found.timed
+    assert chosen(found, Goal(1.0)) == "onnx-b"
+
+
+def test_a_first_look_that_scatters_screens_out_by_its_lower_end() -> None:
+    class Scattering(RecordedBench):
+        def _screen(self, name: str) -> None:
+            super()._screen(name)
+            if name == "onnx-b":
+                self._set(name, timing=Timing(ratio=0.65, ratio_low=0.45, ratio_high=0.9))
+
+    bench = Scattering(FLOAT | {"onnx-a": Recorded(500, 0.5), "onnx-b": Recorded(500, 0.45)})
+    bench.run(Goal(1.0), [offer("onnx-a"), offer("onnx-b")], ["onnx-fp32"])
+    assert "onnx-b" in [order.id for order in bench.asked(Evaluate)]
+
+
+def test_that_nothing_keeps_the_budget_is_not_said_of_what_was_not_looked_at() -> None:
+    records = FLOAT | {"onnx-a": Recorded(500, 0.5, 0.5), "onnx-b": Recorded(500, 3.0), "onnx-c": Recorded(500, 4.0)}
+    bench = RecordedBench(records)
+    found = bench.run(Goal(1.0), [offer("onnx-a"), offer("onnx-b"), offer("onnx-c")], ["onnx-fp32"])
+    assert chosen(found, Goal(1.0)) == "onnx-fp32", "onnx-b keeps the budget and gains nothing"
+    assert "onnx-c" not in [order.id for order in bench.asked(Evaluate)], "one is enough"
+
+
+def test_a_mix_that_cannot_be_made_does_not_end_the_search_for_another() -> None:
+    layers = [LayerCost(f"layer{i}", "Conv", 10, divergence=0.1 * i, bytes_saved=-30) for i in range(8)]
+    mixed = {("litert-int8", n): Recorded(500, 0.4 + 0.05 * n, 0.9 if n >= 3 else 0.7) for n in range(1, 9)}
+    mixed["litert-int8", 1] = Recorded(0, 0.0, refused="cannot be float")
+
+    class Refusing(RecordedBench):
+        def _answer(self, order: Order) -> Answer:
+            answer = super()._answer(order)
+            if isinstance(order, Mix) and (refused := self._own[order.id].refused):
+                self._set(order.id, refused=refused, timing=None)
+                return dataclasses.replace(answer, entries={order.id: self._known[order.id]})
+            return answer
+
+    bench = Refusing(FLOAT | {"litert-int8": Recorded(500, 0.4, 0.7)}, layers, mixed)
+    found = bench.run(Goal(1.0), [offer("litert-int8", mixes=frozenset({"float"}))], ["onnx-fp32"])
+    assert chosen(found, Goal(1.0)) == "litert-int8-mixed-3"
+
+
+def test_the_first_layers_of_a_network_are_tried_as_another_order() -> None:
+    """Measured on keyword spotting: single late layers in float cost speed, the first ones together hardly any."""
+    divergences = [0.5, 0.4, 0.1, 0.2]
+    layers = [LayerCost(f"layer{i}", "Conv", 10, one, bytes_saved=-30) for i, one in enumerate(divergences)]
+    mixed = {("litert-int8", n): Recorded(500, 0.4, 0.9) for n in range(1, 5)}
+
+    class InOrder(RecordedBench):
+        def _answer(self, order: Order) -> Answer:
+            if isinstance(order, Mix):
+                first = order.layers == tuple(f"layer{i}" for i in range(len(order.layers)))
+                ratio = 0.4 + (0.02 if first else 0.1) * len(order.layers)
+                self.mixed = {("litert-int8", n): Recorded(500, ratio, 0.9 if n >= 2 else 0.7) for n in range(1, 5)}
+            return super()._answer(order)
+
+    bench = InOrder(FLOAT | {"litert-int8": Recorded(500, 0.4, 0.7)}, layers, mixed)
+    found = bench.run(Goal(1.0), [offer("litert-int8", mixes=frozenset({"float"}))], ["onnx-fp32"])
+    assert chosen(found, Goal(1.0)) == "litert-int8-first-2"
+    assert found.tried[0].taken == ("layer0", "layer1")
+    assert [name for name in found.entries if "-mixed-" in name] == []
+
+
+def test_weights_of_4_bits_that_lose_too_much_get_some_of_8() -> None:
+    layers = [LayerCost(f"layer{i}", "Conv", 100, divergence=0.1 * i, bytes_saved=-40) for i in range(6)]
+    mixed = {("litert-int4-weights", n): Recorded(300 + 40 * n, 0.9, 0.9 if n >= 2 else 0.7) for n in range(1, 7)}
+    records = FLOAT | {"litert-int4-weights": Recorded(300, 0.9, 0.5), "litert-int8-weights": Recorded(600, 0.9)}
+    goal = Goal(1.0, objective="size")
+    offers = [offer("litert-int4-weights", mixes=frozenset({"float", "int8"})), offer("litert-int8-weights")]
+    bench = RecordedBench(records, layers, mixed)
+    found = bench.run(goal, offers, ["onnx-fp32"])
+    assert [order.precision for order in bench.asked(Probe)] == ["int8"]
+    assert chosen(found, goal) == "litert-int4-weights-mixed-2"
+    assert "2 of 6 layers have weights of 8 bits" in found.tried[0].outcome
+
+
+@pytest.mark.parametrize("objective", ["latency", "size"])
+def test_a_model_whose_layers_cannot_be_probed(objective: Objective) -> None:
+    mixes = frozenset({"float", "int4"})
+    records = FLOAT | {"litert-a": Recorded(500, 0.4, 0.7), "litert-b": Recorded(600, 0.5)}
+    bench = RecordedBench(records)
+    goal = Goal(1.0, objective=objective)
+    found = bench.run(goal, [offer("litert-a", mixes=mixes), offer("litert-b", mixes=mixes)], ["onnx-fp32"])
+    assert not bench.asked(Mix)
+    assert chosen(found, goal) == "litert-b"
+    assert all(tried.taken == () for tried in found.tried)
+
+
+def test_hardly_any_time_gives_what_the_first_scheme_gives() -> None:
+    records = FLOAT | {"onnx-a": Recorded(500, 0.5), "onnx-b": Recorded(500, 0.3), "onnx-c": Recorded(500, 0.2)}
+    bench = RecordedBench(records)
+    goal = Goal(1.0, time_s=0.001)
+    found = bench.run(goal, [offer("onnx-a"), offer("onnx-b"), offer("onnx-c", rung=1)], ["onnx-fp32"])
+    assert [order.ids for order in bench.asked(Make)] == [("onnx-a",)]
+    assert found.cut_short
+    assert chosen(found, goal) == "onnx-a"
+
+
+def test_a_search_that_had_nothing_left_to_do_was_not_cut_short() -> None:
+    bench = RecordedBench(FLOAT | {"onnx-a": Recorded(500, 0.5)}, seconds_an_order=20.0)
+    assert not bench.run(Goal(1.0, time_s=130.0), [offer("onnx-a")], ["onnx-fp32"]).cut_short
+
+
+def test_what_is_no_number_never_wins() -> None:
+    records = FLOAT | {
+        "onnx-a": Recorded(500, math.nan),
+        "onnx-b": Recorded(500, 0.4, math.nan),
+        "onnx-c": Recorded(500, 0.5, agreement=math.nan),
+        "onnx-d": Recorded(500, 0.6),
+    }
+    goal = Goal(1.0, min_agreement=0.5)
+    found = RecordedBench(records).run(goal, [offer(f"onnx-{x}") for x in "abcd"], ["onnx-fp32"])
+    assert chosen(found, goal) == "onnx-d"
+
+
+def test_an_agreement_out_of_reach_ends_with_nothing_and_not_with_a_loop() -> None:
+    layers = [LayerCost(f"layer{i}", "Conv", 10, divergence=0.1 * i, bytes_saved=-30) for i in range(5)]
+    mixed = {("litert-a", n): Recorded(500, 0.3, agreement=0.9) for n in range(1, 6)}
+    records = FLOAT | {"litert-a": Recorded(500, 0.3, agreement=0.9), "litert-b": Recorded(500, 0.4, agreement=0.8)}
+    bench = RecordedBench(records, layers, mixed | {("litert-b", n): one for (_, n), one in mixed.items()})
+    goal = Goal(1.0, min_agreement=0.999)
+    offers = [offer(name, mixes=frozenset({"float"})) for name in ("litert-a", "litert-b")]
+    found = bench.run(goal, offers, ["onnx-fp32"])
+    assert [tried.scheme for tried in found.tried] == ["litert-a", "litert-b"], "each is mended once"
+    assert chosen(found, goal) == ""
+
+
+def test_a_reference_that_the_target_cannot_run() -> None:
+    records = {
+        "onnx-fp32": Recorded(1000, 1.0, fails_on_target="has no onnxruntime"),
+        "litert-fp32": Recorded(1000, 0.9),
+        "litert-a": Recorded(500, 0.5),
+    }
+    found = RecordedBench(records).run(Goal(1.0), [offer("litert-a")], ["onnx-fp32", "litert-fp32"])
+    assert chosen(found, Goal(1.0), ["onnx-fp32", "litert-fp32"]) == "litert-a"
+
+
+@pytest.mark.parametrize(
+    "name", ["litert-int8-weights", "litert-int8-mse-pruned", "onnx-u8s8-percentile-equalized-corrected"]
+)
+def test_ids_of_mixed_candidates_are_names_of_variants(name: str) -> None:
+    layers = [LayerCost(f"a/b:{i}", "Conv", 10, divergence=9.0 - i, bytes_saved=-30) for i in range(80)]
+    mixed = {(name, n): Recorded(500, 0.3, 0.9 if n == 80 else 0.5) for n in range(1, 81)}
+    bench = RecordedBench(FLOAT | {name: Recorded(500, 0.3, 0.5)}, layers, mixed)
+    bench.run(Goal(1.0), [offer(name, mixes=frozenset({"float"}))], ["onnx-fp32"])
+    ids = [order.id for order in bench.asked(Mix)]
+    assert {len(order.layers) for order in bench.asked(Mix)} == {1, 2, 4, 8, 16, 32, 64, 80, 72, 76, 78, 79}
+    for one in ids:
+        msgspec.convert(one, Name)
+
+
+def test_what_computes_like_something_too_slow_is_not_made() -> None:
+    records = FLOAT | {"onnx-a": Recorded(500, 0.5), "onnx-b": Recorded(500, 0.9), "onnx-b-mse": Recorded(500, 0.9)}
+    offers = [offer("onnx-a"), offer("onnx-b"), offer("onnx-b-mse", rung=1, like="onnx-b")]
+    bench = RecordedBench(records)
+    found = bench.run(Goal(1.0), offers, ["onnx-fp32"])
+    assert ("onnx-b-mse",) not in [order.ids for order in bench.asked(Make)]
+    assert found.entries["onnx-b-mse"].refused == "not made: no faster than onnx-b, which is too slow"
+    every = RecordedBench(records).run(Goal(1.0), offers, ["onnx-fp32"], exhaustive=True)
+    assert every.entries["onnx-b-mse"].judged is not None
+    small = RecordedBench(records).run(Goal(1.0, objective="size"), offers, ["onnx-fp32"])
+    assert small.entries["onnx-b-mse"].bytes == 500, "how fast it is says nothing of its size"
+
+
+def test_what_computes_like_something_that_could_not_be_made_is_tried() -> None:
+    records = FLOAT | {
+        "onnx-a": Recorded(500, 0.5),
+        "onnx-b": Recorded(0, 0.0, refused="the tool failed"),
+        "onnx-b-mse": Recorded(500, 0.4),
+    }
+    offers = [offer("onnx-a"), offer("onnx-b"), offer("onnx-b-mse", rung=1, like="onnx-b")]
+    assert chosen(RecordedBench(records).run(Goal(1.0), offers, ["onnx-fp32"]), Goal(1.0)) == "onnx-b-mse"

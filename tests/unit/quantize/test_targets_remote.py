@@ -222,7 +222,7 @@ def test_targets_by_name() -> None:
     assert open_target("local").name == "local"
     assert open_target("local", threads=2).machine
     assert open_target("rpi4").measured is False
-    for unknown in ("device:7", "rpi99", ""):
+    for unknown in ("devices:7", "rpi99", ""):
         with pytest.raises(UsageError) as caught:
             open_target(unknown)
         assert "rpi4" in caught.value.hint

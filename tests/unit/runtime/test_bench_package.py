@@ -89,7 +89,8 @@ def test_each_number_of_threads_is_a_row(single: Path) -> None:
 
 
 def test_an_engine_that_is_missing_has_a_row(single: Path, tmp_path: Path) -> None:
-    assert "openvino" not in available_engines()
+    if "openvino" in available_engines():
+        pytest.skip("no engine is missing here")
     path = with_variants(single, tmp_path / "p.edgepkg", ("onnx-fp32", "onnx"), ("openvino-int8", "openvino"))
     found = bench_package(path, seconds=SECONDS)
     assert [row.error for row in found.variants] == ["", "the engine openvino is not installed"]

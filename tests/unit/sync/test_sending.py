@@ -12,6 +12,7 @@ import pytest
 from edgeinfer.runtime.handoff import SyncDb, UpdateRow
 from edgeinfer.runtime.trust import SigningKey, seal
 from edgeinfer.sync.allowance import UNLIMITED, Priority
+from edgeinfer.sync.benches import Benches
 from edgeinfer.sync.blob_sender import BlobSender
 from edgeinfer.sync.blob_upload import BlobsConfig
 from edgeinfer.sync.broker import BrokerConfig
@@ -194,7 +195,9 @@ def test_the_end_of_an_update_is_counted(line: Line, db: SyncDb) -> None:
 def test_an_answer_is_not_said_again_for_each_replay(tmp_path: Path, line: Line, db: SyncDb) -> None:
     key, room = SigningKey.generate(), Room()
     config = config_in(tmp_path, trust=CommandTrust(console_keys=(key.public.hex(),)))
-    commands = Commands(config, db, cast("MqttLink", line), room, ring=LogRing())
+    link = cast("MqttLink", line)
+    benches = Benches(config, db, link, DaemonView(tmp_path), room)
+    commands = Commands(config, db, link, room, ring=LogRing(), benches=benches)
     now_s = int(time.time())
     raw = seal(encode(Command("c-1", DEVICE, "logs", now_s, now_s + 60, lines=0)), key)
     commands.take(raw, 0.0)

@@ -153,7 +153,7 @@ def _layout(path: Path, options: SampleOptions) -> _Layout:
 def _no_label(path: Path, options: SampleOptions, header: Sequence[str]) -> SamplesError:
     return SamplesError(
         f"{path}: expected a column {options.label_column!r} with a label for each row, found {', '.join(header[:20])}",
-        hint="--label-column, or label_column in the recipe's [samples], names it",
+        hint="--samples label_column=NAME, or label_column in the recipe's [samples], names it",
     )
 
 

@@ -149,8 +149,9 @@ def _onnx_weights(path: Path) -> Iterator[_Quantized]:
     constants = {item.name: item for item in model.graph.initializer}
     readers: dict[str, onnx.NodeProto] = {name: node for node in model.graph.node for name in node.input[1:2]}
     for node in model.graph.node:
-        reader = readers.get(node.output[0]) if node.op_type == "DequantizeLinear" else None
-        stored = constants.get(node.input[0])
+        if node.op_type != "DequantizeLinear":
+            continue
+        reader, stored = readers.get(node.output[0]), constants.get(node.input[0])
         if reader is None or stored is None or reader.op_type not in {"Conv", "Gemm", "MatMul"}:
             continue
         values = numpy_helper.to_array(stored)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["NONE", "Saturation", "compare_outputs", "compare_runs", "judge"]
 
 _PRECISE = "session.x64quantprecision"
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4
 # Shares of the outputs' spread. On the MLPerf Tiny models rounding in another order moves outputs by 0.1 % to 0.7 % of
 # it on average, saturated sums (an emulated Haswell) by 5.6 % to 57 %.
 _MEAN, _LARGEST = 0.02, 0.1
@@ -121,7 +121,7 @@ def _session(path: Path, *, precise: bool, optimized: bool) -> "onnxruntime.Infe
         raise DependencyError("onnxruntime is not installed", hint="pip install 'edgeinfer[quantize]'") from error
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     if precise:
         options.add_session_config_entry(_PRECISE, "1")
     if not optimized:

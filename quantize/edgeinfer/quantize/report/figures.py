@@ -42,7 +42,8 @@ def kibibytes(size: int) -> str:
 
 
 def latency(microseconds: float | None) -> str:
-    if microseconds is None:
+    """Rules give ratios and no times: their zero is none."""
+    if not microseconds:
         return _MISSING
     if microseconds >= 10_000:
         return f"{microseconds / 1000:,.1f} ms"

@@ -29,7 +29,8 @@ class Timing:
 class Offer:
     """A scheme that may be tried. `after` names another one that must have come to something first. `mends` names one
     whose candidate this is a better-behaved form of: it is tried only where that one is fast and loses too much.
-    `mixes` are the precisions that single layers may have."""
+    `mixes` are the precisions that single layers may have. `like` names one that computes the same, or less: this one
+    cannot be much faster."""
 
     id: str
     engine: str
@@ -40,6 +41,7 @@ class Offer:
     mends: str = ""
     after: str = ""
     quantizes: bool = True
+    like: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,9 @@ class Goal:
         if math.isnan(judged.metric_value):
             return "its metric is no number"
         drop = self.drop(judged.difference.value)
-        if drop > self.max_drop + _EPSILON:
+        if not drop <= self.max_drop + _EPSILON:
             return f"loses {drop:.2f} {_words(self.unit)}, more than the {self.max_drop:g} allowed"
-        if self.min_agreement is not None and judged.agreement < self.min_agreement - _EPSILON:
+        if self.min_agreement is not None and not judged.agreement >= self.min_agreement - _EPSILON:
             return f"agrees with the float model on {judged.agreement:.4f}, less than {self.min_agreement:g}"
         return self.too_large(entry)
 
@@ -65,9 +65,16 @@ class Goal:
         timing = entry.timing
         if timing is None or timing.error:
             return math.inf
-        if self.objective == "energy":
-            return timing.energy_uj or timing.cpu_us or timing.ratio
-        return timing.ratio
+        energy = timing.energy_uj or timing.cpu_us or timing.ratio
+        cost = energy if self.objective == "energy" else timing.ratio
+        return math.inf if math.isnan(cost) else cost
+
+    def least_cost(self, entry: Entry) -> float:
+        """What it may turn out to be: a measured latency's lower end."""
+        cost, timing = self.cost(entry), entry.timing
+        if self.objective != "latency" or timing is None or timing.estimated or not 0.0 < timing.ratio_low < cost:
+            return cost
+        return timing.ratio_low
 
 
 def _words(unit: str) -> str:

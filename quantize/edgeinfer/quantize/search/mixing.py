@@ -24,12 +24,15 @@ class LayerCost:
     bytes_saved: int
 
 
-def line_up(costs: Sequence[LayerCost], *, base: float) -> list[LayerCost]:
+def line_up(costs: Sequence[LayerCost], *, base: float, per_byte: bool = False) -> list[LayerCost]:
     """Layers in the order in which they are to be taken. `base` is the divergence without any: those that lower it come
-    first, the most helpful foremost; those that save bytes by what they cost for a byte, as a knapsack is filled."""
+    first, the most helpful foremost, with `per_byte` the most helpful for what they add to the file; those that save
+    bytes by what they cost for a byte, as a knapsack is filled."""
     saving = [cost for cost in costs if cost.bytes_saved > 0]
     if saving:
         return sorted(saving, key=lambda cost: (max(cost.divergence - base, 0.0) / cost.bytes_saved, cost.name))
+    if per_byte:
+        return sorted(costs, key=lambda cost: ((cost.divergence - base) / max(-cost.bytes_saved, 1), cost.name))
     return sorted(costs, key=lambda cost: (cost.divergence, cost.name))
 
 
@@ -61,10 +64,9 @@ def _between(low: int, high: int) -> Generator[int, bool, int]:
 def most(count: int) -> Generator[int, bool, int]:
     """How many of `count` layers are not too many: yields a number to try and is told whether it still is within the
     budget. Returns the most that were; 0 where even one is too many."""
-    low, high = 0, count + 1  # good; too many
-    if (yield count):
+    if count == 0 or (yield count):
         return count
-    high = count
+    low, high = 0, count  # good; too many
     while high - low > 1:
         middle = (low + high) // 2
         if (yield middle):

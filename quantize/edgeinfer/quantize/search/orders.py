@@ -1,5 +1,6 @@
 """What the search asks of the bench that makes and measures candidates, and what it is told."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -32,10 +33,12 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Try each layer of the scheme alone in this precision."""
+    """Try each layer of the scheme alone in this precision. Begin with none later than `until_s` seconds after the
+    search began."""
 
     scheme: str
     precision: str
+    until_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ Order = Make | Screen | Evaluate | Probe | Mix | Time
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`entries` are those that an order was about, as they are now. `elapsed_s` is how long the search has lasted.
-    `layers` answers Probe, `lead` Time: the 95 % interval of each candidate's latency over the leader's."""
+    `layers` answers Probe, in the network's order; `lead` Time: the 95 % interval of each candidate's latency over the
+    leader's."""
 
     entries: Mapping[str, Entry]
     elapsed_s: float

@@ -2,7 +2,8 @@
 
 The rule: of those that keep the budget, the one with the least cost (latency, bytes or energy); among those that cost
 the same within two per cent, the smallest file; among those of one size, the one that the guards warn least of, and
-then the one that agrees most with the float model. The given float models take part: where quantizing gains nothing
+then the one that agrees most with the float model, and last the one whose outputs are nearest to its: which of them
+was the fastest by a hair is noise. The given float models take part: where quantizing gains nothing
 that is said, and a float one stays first. Where candidates could be made and every one of them breaks the budget,
 nothing is chosen.
 """
@@ -21,6 +22,8 @@ __all__ = ["Verdicts", "answer", "choose", "judge", "variants_to_pack"]
 SAME_COST = 1.02
 # Files closer than this are of one size: the same weights in another wrapping.
 SAME_SIZE = 1.05
+# What two digits do not show is not said.
+_NO_CHANGE = 0.005
 # A device of another kind may find another variant the fastest: it is given this many to choose from.
 _SEVERAL = 4
 
@@ -45,9 +48,7 @@ def choose(entries: Mapping[str, Entry], goal: Goal, *, given: Sequence[str]) ->
     same = [entry for entry in kept if goal.cost(entry) <= least * SAME_COST]
     smallest = min(entry.bytes for entry in same)
     small = [entry for entry in same if entry.bytes <= smallest * SAME_SIZE]
-    return min(
-        small, key=lambda entry: (len(entry.warnings), -_agreement(entry), entry.bytes, goal.cost(entry), entry.id)
-    )
+    return min(small, key=lambda entry: (len(entry.warnings), -_agreement(entry), _divergence(entry), entry.id))
 
 
 def judge(entries: Mapping[str, Entry], goal: Goal, *, chosen: Entry | None, given: Sequence[str]) -> Verdicts:
@@ -89,9 +90,11 @@ def _speed(row: Row) -> str:
     if not row.latency_ratio:
         return ""
     word = "estimated " if row.estimated else ""
-    if row.latency_ratio <= 1.0:
+    if abs(row.latency_ratio - 1.0) < _NO_CHANGE:
+        return f"{word}as fast as the float model"
+    if row.latency_ratio < 1.0:
         return f"{word}{1.0 / row.latency_ratio:.2f} times as fast as the float model"
-    return f"{word}{row.latency_ratio:.2f} times slower than the float model"
+    return f"{word}{row.latency_ratio:.2f} times as slow as the float model"
 
 
 def _size(row: Row, reference: Row) -> str:
@@ -104,7 +107,7 @@ def _loss(row: Row, goal: Goal) -> str:
     word = "points" if goal.unit == "points" else "per cent"
     said = f"loses {row.drop:.2f} {word}" if row.drop > 0 else f"gains {-row.drop:.2f} {word}"
     if row.drop == 0:
-        said = "loses nothing"
+        said = f"loses nothing on {row.samples:,} samples"
     return said if row.significant or row.drop == 0 else f"{said}, no significant difference"
 
 
@@ -129,7 +132,7 @@ def _row(entry: Entry, goal: Goal, chosen: Entry | None) -> Row:
         drop_high=_rounded(drops[2]) if drops else None,
         p_value=round(judged.difference.p_value, 5) if judged else None,
         significant=judged.difference.significant if judged else None,
-        latency_us=round(timing.latency_us, 2) if timed and timing else None,
+        latency_us=round(timing.latency_us, 2) if timed and timing and timing.latency_us else None,
         latency_ratio=round(timing.ratio, 4) if timed and timing else None,
         ratio_low=round(timing.ratio_low, 4) if timed and timing else None,
         ratio_high=round(timing.ratio_high, 4) if timed and timing else None,
@@ -180,6 +183,10 @@ def _compared(entry: Entry, chosen: Entry, goal: Goal) -> str:
     if entry.bytes > chosen.bytes * SAME_SIZE:
         return f"no {word} than {chosen.id}, but its file is larger"
     return f"like {chosen.id}, and agrees no better with the float model"
+
+
+def _divergence(entry: Entry) -> float:
+    return entry.screened.divergence if entry.screened is not None else 0.0
 
 
 def _agreement(entry: Entry) -> float:

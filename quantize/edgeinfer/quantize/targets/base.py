@@ -1,24 +1,26 @@
 """What a target is: it says how fast candidates are on a device."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from edgeinfer.quantize.candidate import Candidate
 from edgeinfer.quantize.search.entry import Timing
 from edgeinfer.runtime.engines.base import Array
 
-__all__ = ["Target", "Timing"]
+__all__ = ["Fleet", "Target", "Timing"]
 
 
 class Target(Protocol):
     """`name` as the user gave it, `machine` what it is, `engines` those that it has. `measured`: figures are taken, not
     estimated. `repeats`: asking again makes the figures more exact, at little cost; what asks once only asks for all
-    that matter."""
+    that matter. `cuts_pairs`: its CPU is known to keep sums of two 8-bit products in 16 bits, and to cut them off."""
 
     name: str
     machine: str
     measured: bool
     repeats: bool
+    cuts_pairs: bool
     engines: tuple[str, ...]
 
     def time(
@@ -29,3 +31,15 @@ class Target(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Fleet(Protocol):
+    """How devices are asked that a console knows. Both raise EdgeInferError where that cannot be done."""
+
+    def describe(self, device: str) -> tuple[Mapping[str, object], tuple[str, ...]]:
+        """What `edgeinfer probe` said on the device, and the names of its engines."""
+        ...
+
+    def bench(self, device: str, package: Path, *, seconds: float, threads: int, timeout_s: float) -> bytes:
+        """The JSON of `edgeinfer bench` for the signed `package`, each variant timed for `seconds` on the device."""
+        ...

@@ -20,6 +20,7 @@ from edgeinfer.runtime.manifest import (
     Variant,
 )
 from edgeinfer.runtime.package import encode_manifest, sha256_file, write_package
+from edgeinfer.runtime.trust import SigningKey
 
 __all__ = ["write_bundle"]
 
@@ -28,9 +29,9 @@ _GOLDEN = "golden.npz"
 _ANY = Tolerance(0.0, 0.0)
 
 
-def write_bundle(path: Path, candidates: Sequence[Candidate], sample: Array) -> None:
-    """`sample` is float32 (1, *input shape). No candidate is loaded: only the device needs their engines. Raises
-    UsageError for a candidate that no package can hold."""
+def write_bundle(path: Path, candidates: Sequence[Candidate], sample: Array, *, key: SigningKey | None = None) -> None:
+    """`sample` is float32 (1, *input shape). No candidate is loaded: only the device needs their engines. A `key`
+    signs it as a release would be. Raises UsageError for a candidate that no package can hold."""
     files: dict[str, bytes | Path] = {_file_name(candidate): candidate.path for candidate in candidates}
     files[_GOLDEN] = golden = encode_arrays({"input": sample})
     manifest = Manifest(
@@ -43,7 +44,8 @@ def write_bundle(path: Path, candidates: Sequence[Candidate], sample: Array) -> 
         variants=tuple(_variant(candidate) for candidate in candidates),
         golden=Golden(_GOLDEN, sha256(golden).hexdigest(), len(sample), {one.id: _ANY for one in candidates}),
     )
-    write_package(path, encode_manifest(manifest), files)
+    raw = encode_manifest(manifest)
+    write_package(path, raw, files, (key.sign(raw),) if key is not None else ())
 
 
 def _variant(candidate: Candidate) -> Variant:

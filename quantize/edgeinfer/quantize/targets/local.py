@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from edgeinfer.quantize import latency
 from edgeinfer.quantize.candidate import Candidate, open_candidate
+from edgeinfer.quantize.evaluate import infer_one
 from edgeinfer.quantize.search.entry import Timing
 from edgeinfer.quantize.search.statistics import median_interval
 from edgeinfer.runtime.engines import Engine, available_engines
@@ -24,6 +25,8 @@ class LocalTarget:
 
     repeats = True
     measured = True
+    # What this CPU does is looked at when a candidate is run.
+    cuts_pairs = False
 
     def __init__(self, *, threads: int = 1, machine: str = "") -> None:
         self.name = "local"
@@ -35,7 +38,8 @@ class LocalTarget:
     def time(
         self, candidates: Sequence[Candidate], *, sample: Array, reference: str, rough: bool = False
     ) -> dict[str, Timing]:
-        """As Target says. Rough figures come from few rounds, and count for less than a later call's."""
+        """As Target says. Rough figures come from few rounds, and count for less than a later call's. Raises ModelError
+        where the reference cannot be run."""
         failed: dict[str, Timing] = {}
         with ExitStack() as stack:
             engines: dict[str, Engine] = {}
@@ -46,7 +50,14 @@ class LocalTarget:
                     failed[candidate.id] = Timing(error=error.message)
                     continue
                 stack.callback(engine.close)
+                try:
+                    infer_one(engine, sample)
+                except ModelError as error:
+                    failed[candidate.id] = Timing(error=error.message)
+                    continue
                 engines[candidate.id] = engine
+            if reference in failed:
+                raise ModelError(f"{reference} cannot be timed: {failed[reference].error}")
             if rough:
                 self._rounds += latency.run_rounds(engines, sample, count=ROUGH_ROUNDS, block_s=_ROUGH_BLOCK_S)
             else:

@@ -7,7 +7,7 @@ the device measures them when it arrives (`edgeinfer.runtime.choosing`).
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeinfer.devices.kernels import Estimate, estimate, machine_class
+from edgeinfer.devices.kernels import Estimate, cuts_pairs, estimate, machine_class
 from edgeinfer.devices.profile import DeviceKind, Library
 from edgeinfer.quantize.candidate import Candidate
 from edgeinfer.quantize.search.entry import Timing
@@ -34,6 +34,7 @@ class ProfileTarget:
         self.engines: tuple[str, ...] = tuple(kind.engines)
         self.why: dict[str, str] = {}
         self._kind = kind
+        self.cuts_pairs = cuts_pairs(kind.arch, kind.features)
         self._libraries: dict[str, Library] = {str(engine): library for engine, library in kind.engines.items()}
         self._class = machine_class(kind.arch, kind.features)
         self._works: dict[Path, Work] = {}

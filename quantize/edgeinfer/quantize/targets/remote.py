@@ -14,22 +14,21 @@ from typing import TypeVar
 
 import msgspec
 
+from edgeinfer.devices.kernels import cuts_pairs
 from edgeinfer.devices.profile import Profile
 from edgeinfer.quantize.candidate import Candidate
 from edgeinfer.quantize.search.entry import Timing
 from edgeinfer.quantize.targets.address import parse_address
 from edgeinfer.quantize.targets.bundle import write_bundle
+from edgeinfer.quantize.targets.figures import ROUGH_SECONDS, SECONDS, deadline_of, timings
 from edgeinfer.quantize.targets.shell import Done, run_limited
-from edgeinfer.runtime.bench import Bench, Figures
+from edgeinfer.runtime.bench import Bench
 from edgeinfer.runtime.engines.base import Array
-from edgeinfer.runtime.errors import DependencyError, ModelError, RemoteError
+from edgeinfer.runtime.errors import DependencyError, RemoteError
 
 __all__ = ["SshTarget"]
 
-SECONDS, ROUGH_SECONDS = 2.0, 0.5
 _ASK_DEADLINE_S = 60.0
-# Beyond the measured time: loading and first calling each variant on a slow board, and the transfer over a slow link.
-_DEADLINE_FACTOR, _LOADING_S, _DEADLINE_MARGIN_S, _SLOWEST_BYTES_S = 3.0, 30.0, 120.0, 50_000
 _MAX_ANSWER_BYTES = 8 << 20
 # Login shells may print a greeting: what counts comes after this line.
 _MARK = b"----edgeinfer----\n"
@@ -52,6 +51,7 @@ class SshTarget:
         self.profile = self._probe()
         self.machine = ", ".join(part for part in (self.profile.board, self.profile.cpu) if part) or self.profile.arch
         self.engines: tuple[str, ...] = tuple(self.profile.engines)
+        self.cuts_pairs = cuts_pairs(self.profile.arch, self.profile.features)
 
     def time(
         self, candidates: Sequence[Candidate], *, sample: Array, reference: str, rough: bool = False
@@ -62,15 +62,7 @@ class SshTarget:
             package = Path(folder) / "candidates.edgepkg"
             write_bundle(package, candidates, sample)
             found = self._bench(package, seconds=seconds, count=len(candidates))
-        rows = {row.variant: row for row in found.variants}
-        base = rows.get(reference)
-        if base is None or base.error:
-            raise ModelError(
-                f"{self._address}: the float model {reference} cannot be run there: "
-                f"{base.error if base is not None else 'it was not measured'}",
-                hint="install its engine there, or give a model that an engine there runs",
-            )
-        return {one.id: _timing(rows.get(one.id), base) for one in candidates}
+        return timings(found, candidates, reference=reference, where=str(self._address))
 
     def close(self) -> None:
         """Every call connects anew."""
@@ -80,8 +72,7 @@ class SshTarget:
         return self._decode(done, Profile, what="probe")
 
     def _bench(self, package: Path, *, seconds: float, count: int) -> Bench:
-        transfer_s = package.stat().st_size / _SLOWEST_BYTES_S
-        deadline_s = count * (_DEADLINE_FACTOR * seconds + _LOADING_S) + _DEADLINE_MARGIN_S + transfer_s
+        deadline_s = deadline_of(package.stat().st_size, seconds=seconds, count=count)
         script = (
             "umask 077; d=$(mktemp -d) || exit 1; trap 'rm -rf \"$d\"' EXIT; trap 'exit 1' HUP INT TERM; "
             'cat > "$d/candidates.edgepkg" || exit 1; '
@@ -122,20 +113,3 @@ class SshTarget:
                 f"{self._address}: expected the JSON of `{self._address.program} {what}`, found: {said}",
                 hint="the device needs this version of edgeinfer, or a newer one; see `edgeinfer --version` there",
             ) from error
-
-
-def _timing(row: Figures | None, base: Figures) -> Timing:
-    """The device chooses its own reference, nearly always the same one: else its ratios are held against ours. The
-    interval is then as wide as both together, which is never too narrow."""
-    if row is None or row.error:
-        return Timing(error=row.error if row is not None else "it was not measured")
-    is_base = row.variant == base.variant
-    return Timing(
-        latency_us=row.p50_us,
-        ratio=row.ratio / base.ratio,
-        ratio_low=1.0 if is_base else row.ratio_low / base.ratio_high,
-        ratio_high=1.0 if is_base else row.ratio_high / base.ratio_low,
-        cpu_us=row.cpu_us,
-        energy_uj=row.energy_uj,
-        rss_bytes=row.rss_bytes,
-    )

@@ -105,9 +105,15 @@ def import_engine(name: str) -> None:
 
 
 def available_engines() -> tuple[str, ...]:
-    """The engines whose library is installed here. Nothing is imported."""
+    """The engines whose library is installed here, and may do here what it does. No library is imported."""
     found = (name for name, modules in _MODULES.items() if any(importlib.util.find_spec(m) for m in modules))
-    return tuple(found)
+    return tuple(name for name in found if name != "openvino" or _openvino_may_compile())
+
+
+def _openvino_may_compile() -> bool:
+    from edgeinfer.runtime.engines.openvino import may_compile
+
+    return may_compile()
 
 
 def engine_versions() -> dict[str, str]:

@@ -19,7 +19,8 @@ _DTYPES = {
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }
-_LOG_ERRORS_ONLY = 3
+# Errors are raised; printed as well they would only tear a display.
+_LOG_FATAL_ONLY = 4
 
 
 class OnnxEngine:
@@ -40,7 +41,7 @@ class OnnxEngine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _LOG_ERRORS_ONLY
+        options.log_severity_level = _LOG_FATAL_ONLY
         for pool in ("intra", "inter"):
             options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "1" if spin else "0")
         try:

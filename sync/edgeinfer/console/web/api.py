@@ -1,8 +1,5 @@
 """The REST API under /api. Reading is open unless the configuration says otherwise; changes are guarded."""
 
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,8 +11,9 @@ from starlette.routing import Route
 from edgeinfer.console.documents import package_document
 from edgeinfer.console.web.device_api import device_routes
 from edgeinfer.console.web.site import ApiResponse, Site, not_found, number, query
+from edgeinfer.console.web.upload import uploaded_package
 from edgeinfer.runtime.decoding import MALFORMED
-from edgeinfer.runtime.errors import PackageError, UsageError
+from edgeinfer.runtime.errors import UsageError
 from edgeinfer.runtime.trust import key_id
 
 __all__ = ["api_routes"]
@@ -107,9 +105,8 @@ class _Api:
         return ApiResponse({"packages": self._documents.packages()})
 
     async def add_package(self, request: Request) -> Response:
-        file = await run_in_threadpool(_new_file, self._site.uploads)
+        file = await uploaded_package(self._site, request)
         try:
-            await _stream_into(file, request, self._site.max_package_bytes)
             package, new = await run_in_threadpool(self._site.registry.add, file)
         finally:
             await run_in_threadpool(file.unlink, missing_ok=True)
@@ -158,22 +155,3 @@ async def _small_body(request: Request) -> bytes:
         if len(body) > _MAX_BODY_BYTES:
             raise UsageError(f"expected at most {_MAX_BODY_BYTES} bytes")
     return body
-
-
-def _new_file(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=folder, suffix=".part")
-    os.close(descriptor)
-    return Path(name)
-
-
-async def _stream_into(path: Path, request: Request, limit: int) -> None:
-    """Write the request's body to `path` as it comes. Raises PackageError when it is larger than `limit`."""
-    size = 0
-    file = await run_in_threadpool(path.open, "wb")
-    with file:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise PackageError(f"expected a package of at most {limit} bytes", hint="see web.max_package_bytes")
-            await run_in_threadpool(file.write, part)

@@ -1,8 +1,9 @@
-"""The REST API of one device: its audit over any time, the files that it sent, its log."""
+"""The REST API of one device: its audit over any time, the files that it sent, its log, packages timed on it."""
 
 import re
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
@@ -11,11 +12,13 @@ from edgeinfer.console.audit import RangeAudit
 from edgeinfer.console.repository.base import DeviceBlob
 from edgeinfer.console.verdict import audit_document
 from edgeinfer.console.web.site import ApiResponse, Site, not_found, number, query
+from edgeinfer.console.web.upload import uploaded_package
 from edgeinfer.runtime.errors import UsageError
 
 __all__ = ["audit_of", "device_routes"]
 
 _LOGS_S = 15.0
+_LONGEST_BENCH_S = 3600
 _MAX_S = 1 << 33
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -28,6 +31,8 @@ def device_routes(site: Site, prefix: str) -> list[Route]:
     return [
         Route(f"{prefix}/devices/{{device}}/audit", api.audit),
         Route(f"{prefix}/devices/{{device}}/logs", api.logs, methods=["POST"]),
+        Route(f"{prefix}/devices/{{device}}/bench", api.bench, methods=["POST"]),
+        Route(f"{prefix}/commands/{{command}}", api.command),
         Route(f"{prefix}/devices/{{device}}/blobs", api.blobs),
         Route(f"{prefix}/devices/{{device}}/blobs/{{sha256}}", api.blob),
     ]
@@ -47,6 +52,23 @@ class _DeviceApi:
         lines = number(request, "lines", default=200, low=1, high=10_000)
         log = self._site.commander.logs(request.path_params["device"], lines=lines, timeout_s=_LOGS_S)
         return ApiResponse({"lines": log.lines, "complete": log.complete, "detail": log.detail})
+
+    async def bench(self, request: Request) -> Response:
+        """Has the device time the package in the body; what comes of it is asked for by the id."""
+        device = request.path_params["device"]
+        each_ms = number(request, "each_ms", default=2000, low=1, high=600_000)
+        threads = number(request, "threads", default=1, low=1, high=256)
+        timeout_s = number(request, "timeout_s", default=300, low=5, high=_LONGEST_BENCH_S)
+        file = await uploaded_package(self._site, request)
+
+        def begin() -> str:
+            return self._site.benches.begin(device, file, each_ms=each_ms, threads=threads, timeout_s=timeout_s)
+
+        return ApiResponse({"id": await run_in_threadpool(begin)}, 202)
+
+    def command(self, request: Request) -> Response:
+        found = self._site.benches.found(request.path_params["command"])
+        return not_found("no such command, or no longer") if found is None else ApiResponse(found)
 
     def blobs(self, request: Request) -> Response:
         limit = number(request, "limit", default=100, low=1, high=1000)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgeinfer.console.audit import Auditor
+from edgeinfer.console.benches import Benches
 from edgeinfer.console.commander import Commander
 from edgeinfer.console.deployer import Deployer
 from edgeinfer.console.documents import Documents
@@ -32,6 +33,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     sent_files: SentFiles
     incoming: Incoming
     commander: Commander
+    benches: Benches
     registry: Registry
     deployer: Deployer
     feed: LiveFeed

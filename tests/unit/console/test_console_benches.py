@@ -1,0 +1,155 @@
+"""Packages that devices are asked to time: who may, what is handed out meanwhile, and what is known afterwards."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consoles import made_package
+from edgeinfer.console.benches import Benches, Found
+from edgeinfer.console.blobs import BlobStore
+from edgeinfer.console.commander import Commander
+from edgeinfer.console.deliveries import BusyError
+from edgeinfer.console.registry import Registry
+from edgeinfer.console.repository import SqliteRepository
+from edgeinfer.console.repository.base import DeviceChange
+from edgeinfer.runtime.errors import ConsoleError, EdgeInferError, PackageError, SignatureError, UsageError
+from edgeinfer.runtime.trust import SigningKey, open_envelope
+from edgeinfer.sync.messages import BlobRequest, Command, CommandResult, decode
+
+KEY, RELEASE = SigningKey(b"k" * 32), SigningKey(b"r" * 32)
+
+
+class Bench:
+    """A console without a broker: what it would send is in `commands`, and its clock is moved by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.connected = True
+        self.now_s = 0.0
+        self.commands: list[Command] = []
+        self.repository = SqliteRepository(folder / "console.db")
+        for number in range(1, 7):
+            self.repository.change_device(f"dev-{number}", DeviceChange(online=number < 6), t_ns=1)
+        self.blobs = BlobStore(folder / "blobs", self.repository)
+        registry = Registry(self.repository, self.blobs, release_keys=(RELEASE.public.hex(),))
+        commander = Commander(self.repository, self, key=KEY, tenant="t", clock_s=lambda: 1000.5)
+        self.benches = Benches(commander, registry, self.blobs, clock_s=lambda: self.now_s)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> bool:
+        assert (topic.endswith("/down/cmd"), qos, retain) == (True, 1, False)
+        if self.connected:
+            self.commands.append(decode(open_envelope(payload, [KEY.public]), Command))
+        return self.connected
+
+    def file(self, name: str = "a", *, key: SigningKey | None = RELEASE) -> Path:
+        return made_package(self.folder / f"{name}.part", content=b"the same", key=key)
+
+    def begin(self, device: str = "dev-1", file: Path | None = None) -> str:
+        return self.benches.begin(device, file or self.file(device), each_ms=500, threads=2, timeout_s=60)
+
+    def handed_out(self) -> bool:
+        command = self.commands[-1]
+        found = self.blobs.read(BlobRequest(command.blob_sha256, 0, 1000))
+        assert found is not None
+        return found.total_bytes > 0
+
+    def files(self) -> list[Path]:
+        return list(self.folder.glob("*.part"))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.repository.close()
+
+
+def test_a_package_is_handed_out_until_the_device_has_answered(bench: Bench) -> None:
+    id_ = bench.begin()
+    (command,) = bench.commands
+    assert (command.kind, command.device, command.each_ms, command.threads) == ("bench", "dev-1", 500, 2)
+    assert (command.issued_s, command.expires_s) == (1000, 1061)
+    assert bench.handed_out()
+    assert bench.benches.found(id_) == Found(id_, "dev-1")
+    bench.benches.heard("dev-2", CommandResult(id_, ok=True, document="forged"))
+    bench.benches.heard("dev-1", CommandResult("another", ok=True))
+    bench.benches.heard("dev-1", CommandResult(id_, ok=True, detail="timed", document="{}"))
+    bench.benches.heard("dev-1", CommandResult(id_, ok=False, detail="twice"))
+    assert bench.benches.found(id_) == Found(id_, "dev-1", ok=True, detail="timed", document="{}")
+    assert not bench.handed_out()
+    assert bench.files() == []
+    assert bench.repository.packages() == []
+    bench.now_s += 601
+    assert bench.benches.found(id_) is None
+
+
+def test_each_command_is_issued_later_than_the_one_before(bench: Bench) -> None:
+    bench.begin("dev-1")
+    bench.begin("dev-2")
+    assert [command.issued_s for command in bench.commands] == [1000, 1001]
+
+
+def test_the_same_package_for_two_devices(bench: Bench) -> None:
+    first, second = bench.begin("dev-1"), bench.begin("dev-2")
+    bench.benches.heard("dev-1", CommandResult(first, ok=False, detail="no"))
+    assert bench.handed_out()
+    bench.benches.heard("dev-2", CommandResult(second, ok=False, detail="no"))
+    assert not bench.handed_out()
+    assert bench.files() == []
+
+
+def test_a_device_that_does_not_answer_is_given_up(bench: Bench) -> None:
+    id_ = bench.begin()
+    bench.now_s += 66
+    found = bench.benches.found(id_)
+    assert found is not None
+    assert (found.ok, found.detail) == (False, "the device did not answer in time")
+    assert not bench.handed_out()
+    assert bench.files() == []
+    assert bench.begin() != id_
+
+
+def test_one_for_each_device_and_few_at_once(bench: Bench) -> None:
+    for number in range(1, 5):
+        bench.begin(f"dev-{number}")
+    with pytest.raises(BusyError, match="dev-1 is timing another"):
+        bench.begin("dev-1", bench.file("again"))
+    with pytest.raises(BusyError, match="at most 4"):
+        bench.begin("dev-5")
+    assert len(bench.files()) == 4
+
+
+@pytest.mark.parametrize(
+    ("device", "key", "type_", "message"),
+    [
+        ("nobody", RELEASE, UsageError, "no device"),
+        ("dev-6", RELEASE, ConsoleError, "not online"),
+        ("dev-1", None, SignatureError, "found none"),
+        ("dev-1", KEY, SignatureError, "none of the 1 trusted keys"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(
+    bench: Bench, device: str, key: SigningKey | None, type_: type[EdgeInferError], message: str
+) -> None:
+    with pytest.raises(type_, match=message):
+        bench.begin(device, bench.file(key=key))
+    assert bench.files() == []
+    assert bench.commands == []
+
+
+def test_what_is_no_package(bench: Bench) -> None:
+    file = bench.folder / "x.part"
+    file.write_bytes(b"no package")
+    with pytest.raises(PackageError):
+        bench.begin("dev-1", file)
+    assert bench.files() == []
+
+
+def test_without_a_broker(bench: Bench) -> None:
+    bench.connected = False
+    with pytest.raises(ConsoleError, match="broker"):
+        bench.begin()
+    assert bench.files() == []
+    bench.connected = True
+    bench.begin()

@@ -1,0 +1,119 @@
+"""What a report warns of, and what it says of classes and layers."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from edgeinfer.quantize.dataset import Samples
+from edgeinfer.quantize.metrics import choose_metric
+from edgeinfer.quantize.report.document import Report
+from edgeinfer.quantize.reporting import Told, make_report
+from edgeinfer.quantize.rows import ArrayRows
+from edgeinfer.quantize.search.entry import Entry, Judged, Screened, Timing
+from edgeinfer.quantize.search.goal import Goal
+from edgeinfer.quantize.search.ladder import Found, Rung, Tried
+from edgeinfer.quantize.search.mixing import LayerCost
+from edgeinfer.quantize.search.statistics import Difference
+from edgeinfer.quantize.search.verdicts import choose, judge
+from edgeinfer.runtime.engines.base import Array
+
+GIVEN = ("onnx-fp32",)
+LABELS = np.array([0, 0, 1, 1, 2, 2])
+
+
+@dataclass
+class NamedTarget:
+    name: str = "local"
+    machine: str = "a machine"
+    measured: bool = True
+    repeats: bool = True
+    cuts_pairs: bool = False
+    engines: tuple[str, ...] = ("onnx",)
+
+    def time(self, *_: object, **__: object) -> dict[str, Timing]:
+        return {}
+
+    def close(self) -> None: ...
+
+
+def entry(name: str, *, ratio: float, lost: float = 0.0, high: float = 0.0, samples: int = 100) -> Entry:
+    return Entry(
+        name,
+        "onnx",
+        "int8",
+        quantized=name not in GIVEN,
+        bytes=1000,
+        screened=Screened(1.0, 0.0, 24),
+        judged=Judged(0.9 - lost, 1.0, Difference(lost, lost - (high - lost), high, 0.5), samples),
+        timing=Timing(100.0 * ratio, ratio, ratio, ratio),
+    )
+
+
+def report(*entries: Entry, goal: Goal | None = None, found: Found | None = None, **told: object) -> Report:
+    goal = goal or Goal(1.0)
+    found = found or Found({one.id: one for one in entries})
+    samples = Samples(ArrayRows(np.zeros((6, 2), np.float32)), LABELS, None, None, sha256="")
+    said: dict[str, Array] = {
+        "onnx-fp32": np.array([0, 0, 1, 1, 2, 2]),
+        "onnx-a": np.array([0, 1, 1, 1, 2, 0]),
+    }
+    chosen = choose(found.entries, goal, given=GIVEN)
+    verdicts = judge(found.entries, goal, chosen=chosen, given=GIVEN)
+    metric = choose_metric("", "classification", samples)
+    given = Told(goal, metric, NamedTarget(), samples, "classification", GIVEN, classes=3)
+    return make_report(found, verdicts, replace(given, **told), said, seconds=1.0)  # type: ignore[arg-type]  # by name
+
+
+FLOAT = entry("onnx-fp32", ratio=1.0)
+
+
+def test_classes_are_counted_of_the_float_model_and_the_chosen_one() -> None:
+    made = report(FLOAT, entry("onnx-a", ratio=0.5))
+    assert made.confusion is not None
+    assert made.confusion.labels == ("0", "1", "2")
+    assert made.confusion.reference == ((2, 0, 0), (0, 2, 0), (0, 0, 2))
+    assert made.confusion.chosen == ((1, 1, 0), (0, 2, 0), (1, 0, 1))
+
+
+def test_too_few_samples_are_warned_of_with_how_many_are_needed() -> None:
+    made = report(FLOAT, entry("onnx-a", ratio=0.5, high=0.03))
+    assert "100 samples are too few to tell a loss of 1 points from none: about 1900 are needed" in made.warnings
+    assert not report(FLOAT, entry("onnx-a", ratio=0.5, high=0.001, samples=5000)).warnings
+
+
+def test_the_best_of_many_on_the_same_samples_is_warned_of() -> None:
+    many = [entry(f"onnx-{letter}", ratio=0.5 + 0.1 * place, high=0.03) for place, letter in enumerate("abc")]
+    assert (
+        "the loss may be as much as 3.00 points (95 %), and this is the best of 3 candidates on the same"
+        in " ".join(report(FLOAT, *many).warnings)
+    )
+    assert "the best of" not in " ".join(report(FLOAT, many[0]).warnings)
+    sure = [entry(f"onnx-{letter}", ratio=0.5, high=0.005) for letter in "abc"]
+    assert "the best of" not in " ".join(report(FLOAT, *sure).warnings)
+
+
+def test_a_search_cut_short_and_an_estimate_are_said_to_be_so() -> None:
+    found = Found({"onnx-fp32": FLOAT}, cut_short=True)
+    warnings = report(found=found, goal=Goal(1.0, time_s=5.0), target=NamedTarget("rpi4", measured=False)).warnings
+    assert warnings[0].startswith("the search ended early: 5 s were given")
+    assert "estimated by rules for rpi4" in warnings[1]
+
+
+@pytest.mark.parametrize(("precision", "others"), [("float", "int8"), ("int4", "int8"), ("int8", "int4")])
+def test_layers_say_their_precision_where_some_were_taken(precision: str, others: str) -> None:
+    layers = tuple(LayerCost(name, "Conv", 10, 0.1, 5) for name in ("first", "second"))
+    tried = Tried("onnx-a", precision, layers, ("second",), "onnx-a-mixed-1", "said")
+    (sensitivity,) = report(found=Found({"onnx-fp32": FLOAT}, tried=[tried])).sensitivity
+    assert [layer.precision for layer in sensitivity.layers] == [others, precision]
+    none = Tried("onnx-a", precision, layers, (), "", "said")
+    (sensitivity,) = report(found=Found({"onnx-fp32": FLOAT}, tried=[none])).sensitivity
+    assert [layer.precision for layer in sensitivity.layers] == ["", ""]
+
+
+def test_steps_say_how_long_each_took() -> None:
+    found = Found({"onnx-fp32": FLOAT}, rungs=[Rung("one", 2, 2, 1.5), Rung("two", 5, 1, 4.0)])
+    assert [(step.name, step.seconds, step.looked_at) for step in report(found=found).steps] == [
+        ("one", 1.5, 2),
+        ("two", 2.5, 5),
+    ]
