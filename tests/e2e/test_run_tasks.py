@@ -260,8 +260,6 @@ def test_a_declaration_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("task", "options", "said"),
     [
-        ("keypoints", (), "expected --task classification, anomaly, detection, found keypoints"),
-        ("raw", (), "found raw"),
         ("anomaly", ("--postprocess", "kind=forecast,threshold=1"), "candidates cannot be measured"),
         ("anomaly", ("--postprocess", "kind=distance"), "candidates cannot be measured"),
     ],

@@ -49,7 +49,7 @@ def quantize_command(
     request = replace(request_of(recipe, page=page), command=command, fleet=fleet)
     with terminal_display(f"quantizing {request.identity.name} {request.identity.version}") as progress:
         outcome = _search(request, progress)
-    _tell(outcome, request)
+    _tell(outcome)
     if as_json:
         sys.stdout.write(msgspec.json.encode(_document(outcome)).decode() + "\n")
     else:
@@ -58,6 +58,8 @@ def quantize_command(
         width = shutil.get_terminal_size((_PLAIN_WIDTH, 24)).columns
         sys.stdout.write(render(outcome.report, package=outcome.package, width=width))
     sys.stdout.flush()
+    # Last: where it cannot be written, all else has been said and done.
+    _write_page(outcome, request)
     _refuse_over_budget(outcome)
 
 
@@ -86,6 +88,7 @@ def quantize_model(
     request = Request(models=models, data=data, identity=identity, labels=labels, **more)
     outcome = _search(request, listening(progress))
     _tell_inferred(outcome.inferred)
+    _write_page(outcome, request)
     _refuse_over_budget(outcome)
     return _document(outcome)
 
@@ -258,13 +261,17 @@ def existing(path: Path) -> Path:
 def _search(request: "Request", progress: Progress) -> "Outcome":
     from edgeinfer.quantize.searching import search_package
 
-    outcome = search_package(request, progress=progress)
-    if request.page is not None:
-        from edgeinfer.quantize.report.page import write_page
+    return search_package(request, progress=progress)
 
-        title = f"{request.identity.name} {request.identity.version}"
-        write_page(outcome.report, request.page, title=title, provenance=outcome.provenance)
-    return outcome
+
+def _write_page(outcome: "Outcome", request: "Request") -> None:
+    if request.page is None:
+        return
+    from edgeinfer.quantize.report.page import write_page
+
+    title = f"{request.identity.name} {request.identity.version}"
+    write_page(outcome.report, request.page, title=title, provenance=outcome.provenance)
+    sys.stderr.write(f"edgeinfer: report: {request.page}\n")
 
 
 def _document(outcome: "Outcome") -> dict[str, Any]:
@@ -274,10 +281,8 @@ def _document(outcome: "Outcome") -> dict[str, Any]:
     return {"package": package, **msgspec.json.decode(msgspec.json.encode(outcome.report))}
 
 
-def _tell(outcome: "Outcome", request: "Request") -> None:
+def _tell(outcome: "Outcome") -> None:
     _tell_inferred(outcome.inferred)
-    if request.page is not None:
-        sys.stderr.write(f"edgeinfer: report: {request.page}\n")
     chosen = outcome.report.chosen
     if chosen is not None and not chosen.quantized:
         # The package looks like success otherwise.

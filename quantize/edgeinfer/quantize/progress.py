@@ -8,11 +8,15 @@
 A part of the work is given `scaled(progress, start, end)`: it tells 0 to 1 of its own.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
+
+from edgeinfer.runtime.errors import EdgeInferError
 
 __all__ = ["Progress", "Seen", "Told", "listening", "scaled", "silent", "terminal_display"]
 
@@ -121,5 +125,24 @@ def terminal_display(title: str) -> Iterator[Progress]:
     if console.is_dumb_terminal:
         yield silent
         return
+    _have_litert_speak()
     with Live(board, console=console, refresh_per_second=_DRAWN_PER_S, transient=True, redirect_stdout=False):
         yield board
+
+
+def _have_litert_speak() -> None:
+    """LiteRT says on stderr, once in a process, that it has made its delegate: before the display is drawn, and to
+    nobody."""
+    from edgeinfer.devices import doctor
+    from edgeinfer.runtime.engines import load_engine
+
+    kept, nobody = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nobody, 2)
+        load_engine("litert", Path(doctor.__file__).parent / "canary" / "canary.tflite").close()
+    except EdgeInferError:
+        return  # the search will say what is missing, if it needs it
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nobody)

@@ -204,7 +204,7 @@ def test_what_is_chosen() -> None:
     ]  # fmt: skip
     assert default_metric("regression", samples_of([0], labelled=False)).name == "output_closeness"
     assert choose_metric("top7_accuracy", "classification", samples_of([0])).name == "top7_accuracy"
-    with pytest.raises(UsageError, match="expected one for the task anomaly \\(auc\\), found 'top5'"):
+    with pytest.raises(UsageError, match="expected one for the task anomaly \\(auc, agreement\\), found 'top5'"):
         choose_metric("top5", "anomaly", samples_of([0]))
 
 
@@ -265,7 +265,7 @@ def test_an_installed_function_has_a_name(own: str, tmp_path: Path, monkeypatch:
     scored = Scored(np.eye(2), outputs=(np.eye(2),))
     judged = metric_of("own_share", "classification").judge(scored, scored, samples_of([0, 0]))
     assert judged.value == 0.5
-    with pytest.raises(UsageError, match=r"\(auc, own_share\), found 'own_shore'"):
+    with pytest.raises(UsageError, match=r"\(auc, agreement, own_share\), found 'own_shore'"):
         metric_of("own_shore", "anomaly")
 
 
@@ -320,3 +320,11 @@ def test_detectors_on_labelled_pictures(
     assert about < value < 0.75
     assert agreement(scored, scored, samples, task="detection") == 1.0
     assert 20 <= sum(map(len, scored.shown)) <= 40 < sum(map(len, scored.found))
+
+
+def test_agreement_is_a_metric_of_its_own() -> None:
+    scored, reference = Scored(np.eye(3, dtype=np.float32)), Scored(np.eye(3, dtype=np.float32)[[0, 1, 1]])
+    samples = Samples(ArrayRows(np.zeros((3, 1))), np.zeros(3, np.int64), group=None, calibration=None, sha256="")
+    metric = choose_metric("agreement", "classification", samples)
+    assert not metric.labelled
+    assert metric.judge(scored, reference, samples).value == pytest.approx(2 / 3)

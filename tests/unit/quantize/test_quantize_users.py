@@ -14,6 +14,7 @@ from edgeinfer.quantize.evaluate import Scored
 from edgeinfer.quantize.plausible import check_plausible
 from edgeinfer.quantize.report.document import Row
 from edgeinfer.quantize.report.figures import latency
+from edgeinfer.quantize.rows import ArrayRows
 from edgeinfer.quantize.search.goal import Goal
 from edgeinfer.quantize.search.verdicts import _loss, _speed
 from edgeinfer.runtime.errors import ConfigError, SamplesError, StorageError, UsageError
@@ -23,7 +24,7 @@ CLASSES = 4
 
 def _samples(y: np.ndarray, *, labelled: bool = True) -> Samples:
     x = np.zeros((len(y), 1), np.float32)
-    return Samples(x=x, y=y, group=None, calibration=None, sha256="", labelled=labelled)
+    return Samples(x=ArrayRows(x), y=y, group=None, calibration=None, sha256="", labelled=labelled)
 
 
 def _saying(classes: np.ndarray) -> Scored:

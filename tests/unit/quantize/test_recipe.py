@@ -130,7 +130,7 @@ def test_flags_override(tmp_path: Path) -> None:
     assert len(recipe.model.files) == 2
     assert recipe.package.output == "x.edgepkg"
     assert recipe.search.exhaustive is False
-    with pytest.raises(ConfigError, match="--min-agreement: .*found 7"):
+    with pytest.raises(ConfigError, match=r"--min-agreement: .*found 7"):
         overridden(recipe, {"budget.min_agreement": 7.0})
 
 

@@ -117,7 +117,7 @@ def test_switches_compose(data_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_a_switch_that_does_nothing_makes_nothing(data_dir: Path, tmp_path: Path) -> None:
-    samples = Calibrating(tiny_rows(data_dir, "kws")[:8])
+    samples = Calibrating(tiny_rows(data_dir, "kws")[:24])
     source, target = data_dir / "tiny/kws.onnx", tmp_path / "out.onnx"
     pruned = with_switches(_scheme(), equalize=False, correct_bias=False, prune=0.0)
     assert pruned.make(source, target, samples, {}).startswith("no channel to remove")
@@ -169,3 +169,10 @@ def test_switches_on_the_schemes_that_there_are(data_dir: Path, tmp_path: Path) 
         target = tmp_path / f"{switched.id}.onnx"
         assert switched.make(source, target, Calibrating(rows), {}) == "", switched.id
         assert (run_onnx(target, rows).argmax(axis=1) == expected).mean() > 0.9, switched.id
+
+
+def test_a_channel_that_is_dead_on_a_handful_of_samples_stays(data_dir: Path, tmp_path: Path) -> None:
+    samples = Calibrating(tiny_rows(data_dir, "vww")[:5])
+    pruned = with_switches(_scheme(), prune=0.0)
+    refused = pruned.make(data_dir / "tiny/vww.onnx", tmp_path / "out.onnx", samples, {})
+    assert refused == "5 samples are too few to tell that a channel never changes: 20 are needed"

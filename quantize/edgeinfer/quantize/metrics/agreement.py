@@ -3,22 +3,40 @@
 Beside an accuracy on few samples it tells noise from damage.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from edgeinfer.quantize import boxes
 from edgeinfer.quantize.dataset import Samples
 from edgeinfer.quantize.evaluate import THRESHOLD_PERCENTILE, Scored
-from edgeinfer.quantize.metrics.base import example_scores
+from edgeinfer.quantize.metrics.base import Judged, Unit, example_scores, mean_of
 from edgeinfer.quantize.metrics.values import PixelAgreement, cosines, spreads
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.manifest import Task
 
-__all__ = ["agreement", "agreements"]
+__all__ = ["Agreement", "agreement", "agreements"]
 
 # Two points are the same from this distance on, in sides of the picture (PCK at 0.05).
 _SAME_POINT = 0.05
 # Two values are the same where they differ by less than this share of the value's standard deviation.
 _SAME_VALUE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The mean of `agreements`, as a metric: needs no labels."""
+
+    task: Task
+    name: str = "agreement"
+    unit: Unit = "points"
+    higher_is_better: bool = True
+    labelled: bool = False
+    lowest: float | None = None
+    outputs: bool = False
+
+    def judge(self, scored: Scored, reference: Scored, samples: Samples) -> Judged:
+        return mean_of(agreements(scored, reference, samples, task=self.task))
 
 
 def agreement(scored: Scored, reference: Scored, samples: Samples, *, task: Task) -> float:

@@ -3,6 +3,7 @@
 import re
 
 from edgeinfer.quantize.dataset import Samples
+from edgeinfer.quantize.metrics.agreement import Agreement
 from edgeinfer.quantize.metrics.base import Metric
 from edgeinfer.quantize.metrics.classes import TopK
 from edgeinfer.quantize.metrics.detections import BoxF1, BoxMap
@@ -48,7 +49,7 @@ def choose_metric(name: str, task: Task, samples: Samples) -> Metric:
         return load_function(name)
     if task == "classification" and (top := _TOP_K.match(name)):
         return TopK(int(top[1]))
-    known = {metric.name: metric for metric in METRICS[task]}
+    known = {metric.name: metric for metric in (*METRICS[task], Agreement(task))}
     wanted = _SHORT.get(name, name)
     if wanted not in known:
         theirs = "".join(f", {entry}" for entry in installed_metrics())

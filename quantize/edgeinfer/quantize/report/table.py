@@ -64,9 +64,12 @@ def _groups(report: Report) -> Iterator[tuple[str, list[Row]]]:
         yield "chosen", [chosen]
     if chosen is None or chosen.variant != reference.variant:
         yield "float model, the reference", [reference]
+    screened = [row for row in others if row.verdict == "refused" and row.drop is None and row.agreement is not None]
     for verdict in ("accepted", "refused"):
-        if group := [row for row in others if row.verdict == verdict]:
+        if group := [row for row in others if row.verdict == verdict and row not in screened]:
             yield verdict, group
+    if screened:
+        yield f"not looked at further, after a first look at {max(row.samples for row in screened)} samples", screened
 
 
 def _order(row: Row) -> tuple[bool, float, int]:

@@ -46,6 +46,10 @@ def prune(source: Path, target: Path, calibration: Calibration, *, share: float 
     """
     check_share(share)
     graph = open_graph(source, target.parent)
+    if any(attribute.HasField("g") for node in graph.model.graph.node for attribute in node.attribute):
+        return Pruned(
+            0, 0, refused="no channel to remove: the model has branches or loops, in which sizes are not followed"
+        )
     spans = find_spans(graph, through_depthwise=True)
     if not spans:
         return Pruned(0, 0, refused="no channel to remove: none stays apart from others up to a layer that reads it")

@@ -14,6 +14,8 @@ from edgeinfer.runtime.errors import UsageError
 
 __all__ = ["pruned_float", "with_switches"]
 
+# A channel that is the same on fewer samples than this may well change on the next.
+_FEWEST_ROWS = 20
 _Step = Callable[[Path, Path, Calibration], str]
 
 
@@ -65,7 +67,14 @@ def pruned_float(engine: str) -> Scheme:
 def _pruning(engine: str, share: float) -> _Step:
     check_share(share)
     run = prune if engine == "onnx" else prune_litert
-    return lambda source, target, calibration: run(source, target, calibration, share=share).refused
+
+    def step(source: Path, target: Path, calibration: Calibration) -> str:
+        if len(calibration) < _FEWEST_ROWS:
+            few = f"{len(calibration)} samples are too few to tell that a channel never changes"
+            return f"{few}: {_FEWEST_ROWS} are needed"
+        return run(source, target, calibration, share=share).refused
+
+    return step
 
 
 def _equalized(source: Path, target: Path, calibration: Calibration) -> str:
