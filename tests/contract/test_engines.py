@@ -1,5 +1,8 @@
 """What every engine promises, tried on each with the same models."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,3 +202,22 @@ def test_quantization_is_off_by_half_a_step_at_most(values: list[float], scale: 
     lowest, highest = ((limit - zero_point) * scale for limit in (limits.min, limits.max))
     wanted = np.clip(reals.astype(np.float64), lowest, highest)
     assert np.abs(dequantize(quantized, spec) - wanted).max() <= scale * (0.5 + 1e-3) + 1e-4
+
+
+@pytest.mark.parametrize("name", available_engines())
+def test_an_engine_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
+    """No identifier for a maker's telemetry, in a process that has loaded nothing before."""
+    folders = {where: tmp_path / where for where in ("temporary", "home")}
+    for folder in folders.values():
+        folder.mkdir()
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom edgeinfer.devices import doctor\n"
+        "from edgeinfer.runtime.engines import load_engine\n"
+        "folder = Path(doctor.__file__).parent / 'canary'\n"
+        "load_engine(sys.argv[1], folder / ('canary.tflite' if sys.argv[1] == 'litert' else 'canary.onnx')).close()\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"TMPDIR": str(folders["temporary"]), "HOME": str(folders["home"])}
+    environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    subprocess.run([sys.executable, "-c", program, name], env=environment, check=True, timeout=120)
+    assert {where: list(folder.iterdir()) for where, folder in folders.items()} == {"temporary": [], "home": []}
