@@ -1,14 +1,12 @@
 """The page in a real browser: a real console, a real broker, real chunks."""
 
-import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from brokers import Mosquitto
 from consoles import RunningConsole, WireDevice, console_toml, made_package, made_results
@@ -19,34 +17,12 @@ from edgeinfer.runtime.trust import Envelope
 from edgeinfer.sync import messages
 from waiting import wait_until
 
-_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 _LABELS = ("zero", "one", "two", "three")
 _PICTURE = bytes.fromhex(  # PNG, one grey pixel
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360000000020001e221bc33"
     "0000000049454e44ae426082"
 )
 _SCRIPT = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        reason = "chromium is not installed (Debian: apt install chromium)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=_ARGUMENTS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 import contextlib
 import http.client
 import json
-import os
 import re
-import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from brokers import free_port
 from daemon_process import Daemon, configuration
@@ -23,30 +21,7 @@ from edgeinfer.runtime.manifest import AnomalyPost, DetectPost, ImagePre, Window
 from packages import identity_model, make_package, picture_model
 from waiting import wait_until
 
-_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 _SCRIPT = "<img src=x onerror=\"document.title='hacked'\">"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        reason = "chromium is not installed (Debian: apt install chromium)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=_ARGUMENTS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

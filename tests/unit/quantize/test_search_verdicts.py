@@ -140,16 +140,22 @@ def test_of_one_speed_the_smaller_and_of_one_size_the_one_that_agrees_more() -> 
 
 def test_the_package_carries_a_float_model_and_for_an_unknown_device_several_variants() -> None:
     given = ["onnx-fp32", "litert-fp32"]
-    names = {"litert-a": 0.3, "onnx-b": 0.4, "litert-c": 0.5, "onnx-d": 0.6, "onnx-e": 0.7}
+    names = {"litert-a": 0.3, "litert-like-a": 0.31, "onnx-b": 0.4, "onnx-like-b": 0.45}
+    others = {"litert-c": "int8-dynamic", "onnx-d": "int8-weights", "onnx-e": "fp16"}
     floats = dataclasses.replace(entry("litert-fp32", 0.8, size=990), quantized=False)
-    entries = known(floats, *(entry(name, ratio) for name, ratio in names.items()))
+    made = [entry(name, ratio) for name, ratio in names.items()]
+    made += [
+        dataclasses.replace(entry(name, 0.5 + 0.1 * index), precision=precision)
+        for index, (name, precision) in enumerate(others.items())
+    ]
+    entries = known(floats, *made)
     goal = Goal(1.0)
     verdicts = judge(entries, goal, chosen=entries["litert-a"], given=given)
     assert verdicts.chosen is not None
     packed = variants_to_pack(verdicts.chosen, verdicts.rows, given=given, measured=True)
     assert packed == ["litert-a", "litert-fp32"]
     packed = variants_to_pack(verdicts.chosen, verdicts.rows, given=given, measured=False)
-    assert packed == ["litert-a", "onnx-b", "litert-c", "onnx-d", "litert-fp32"]
+    assert packed == ["litert-a", "onnx-b", "litert-c", "onnx-d", "litert-fp32"], "one of each kind"
 
 
 def test_what_was_not_looked_at_is_not_called_good() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from edgeinfer.quantize import boxes
 from edgeinfer.quantize.dataset import Samples
 from edgeinfer.quantize.evaluate import THRESHOLD_PERCENTILE, Scored
-from edgeinfer.quantize.metrics.base import Judged, Unit, example_scores, mean_of
+from edgeinfer.quantize.metrics.base import Judged, Usual, example_scores, mean_of
 from edgeinfer.quantize.metrics.values import PixelAgreement, cosines, spreads
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.manifest import Task
@@ -24,16 +24,11 @@ _SAME_VALUE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(Usual):
     """The mean of `agreements`, as a metric: needs no labels."""
 
     task: Task
     name: str = "agreement"
-    unit: Unit = "points"
-    higher_is_better: bool = True
-    labelled: bool = False
-    lowest: float | None = None
-    outputs: bool = False
 
     def judge(self, scored: Scored, reference: Scored, samples: Samples) -> Judged:
         return mean_of(agreements(scored, reference, samples, task=self.task))

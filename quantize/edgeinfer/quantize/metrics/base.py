@@ -10,7 +10,7 @@ from edgeinfer.quantize.dataset import Samples
 from edgeinfer.quantize.evaluate import Scored
 from edgeinfer.runtime.engines.base import Array
 
-__all__ = ["Judged", "Metric", "Unit", "example_scores", "mean_of"]
+__all__ = ["Judged", "Metric", "Unit", "Usual", "example_scores", "mean_of"]
 
 Unit = Literal["points", "percent"]
 
@@ -57,6 +57,17 @@ class Metric(Protocol):
         """`reference` is what the float model said of the same samples. Raises SamplesError for labels that do not
         fit."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usual:
+    """What most metrics are: a share of 0 to 1, the higher the better, without labels."""
+
+    unit: Unit = "points"
+    higher_is_better: bool = True
+    labelled: bool = False
+    lowest: float | None = None
+    outputs: bool = False
 
 
 def mean_of(figures: Array) -> Judged:

@@ -17,7 +17,7 @@ __all__ = ["METRICS", "choose_metric", "default_metric"]
 
 # By task, the one to take first: of those that need labels, where the samples have some.
 METRICS: dict[Task, tuple[Metric, ...]] = {
-    "classification": (TopK(1), TopK(5), Auc()),
+    "classification": (TopK(k=1), TopK(k=5), Auc()),
     "anomaly": (Auc(),),
     "detection": (BoxMap(), BoxF1()),
     "regression": (MeanSquaredError(), Closeness(), Auc()),
@@ -48,7 +48,7 @@ def choose_metric(name: str, task: Task, samples: Samples) -> Metric:
     if name in installed_metrics() or ":" in name:
         return load_function(name)
     if task == "classification" and (top := _TOP_K.match(name)):
-        return TopK(int(top[1]))
+        return TopK(k=int(top[1]))
     known = {metric.name: metric for metric in (*METRICS[task], Agreement(task))}
     wanted = _SHORT.get(name, name)
     if wanted not in known:

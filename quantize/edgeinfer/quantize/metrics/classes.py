@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeinfer.quantize.dataset import Samples
 from edgeinfer.quantize.evaluate import Scored
-from edgeinfer.quantize.metrics.base import Judged, Unit, mean_of
+from edgeinfer.quantize.metrics.base import Judged, Usual, mean_of
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import SamplesError
 
@@ -14,16 +14,12 @@ __all__ = ["TopK"]
 
 
 @dataclass(frozen=True, slots=True)
-class TopK:
+class TopK(Usual):
     """The share of rows whose class is among the `k` best. Among equal scores the class with the lower index is better,
     as `argmax` has it."""
 
     k: int = 1
-    unit: Unit = "points"
-    higher_is_better: bool = True
     labelled: bool = True
-    lowest: float | None = None
-    outputs: bool = False
 
     @property
     def name(self) -> str:

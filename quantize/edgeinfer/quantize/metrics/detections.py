@@ -10,7 +10,7 @@ from edgeinfer.quantize import boxes
 from edgeinfer.quantize.boxes import Boxes
 from edgeinfer.quantize.dataset import Samples
 from edgeinfer.quantize.evaluate import Scored
-from edgeinfer.quantize.metrics.base import Judged, Unit
+from edgeinfer.quantize.metrics.base import Judged, Usual
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import SamplesError
 
@@ -18,7 +18,7 @@ __all__ = ["BoxF1", "BoxMap", "average_precision"]
 
 
 @dataclass(frozen=True, slots=True)
-class BoxMap:
+class BoxMap(Usual):
     """Mean average precision at an overlap of 0.5, over the classes that some picture has.
 
     Of each class: the area under its precision-recall curve with all points, where precision at a recall is the best
@@ -27,11 +27,8 @@ class BoxMap:
     """
 
     name: str = "box_map50"
-    unit: Unit = "points"
-    higher_is_better: bool = True
     labelled: bool = True
     lowest: float | None = 0.01
-    outputs: bool = False
 
     def judge(self, scored: Scored, reference: Scored, samples: Samples) -> Judged:
         del reference
@@ -96,15 +93,10 @@ def average_precision(found: Sequence[tuple[float, bool]], *, wanted: int) -> fl
 
 
 @dataclass(frozen=True, slots=True)
-class BoxF1:
+class BoxF1(Usual):
     """2 TP / (found + expected) of the reported boxes over all pictures, held against those of the float model."""
 
     name: str = "box_f1"
-    unit: Unit = "points"
-    higher_is_better: bool = True
-    labelled: bool = False
-    lowest: float | None = None
-    outputs: bool = False
 
     def judge(self, scored: Scored, reference: Scored, samples: Samples) -> Judged:
         del samples

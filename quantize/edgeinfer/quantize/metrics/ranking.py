@@ -7,7 +7,7 @@ import numpy as np
 
 from edgeinfer.quantize.dataset import Samples
 from edgeinfer.quantize.evaluate import Scored
-from edgeinfer.quantize.metrics.base import Judged, Unit, example_scores
+from edgeinfer.quantize.metrics.base import Judged, Usual, example_scores
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import SamplesError
 
@@ -18,15 +18,11 @@ _TWO = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Auc:
+class Auc(Usual):
     """The area under the ROC curve of the score over examples: groups of rows, by their mean, or rows."""
 
     name: str = "auc"
-    unit: Unit = "points"
-    higher_is_better: bool = True
     labelled: bool = True
-    lowest: float | None = None
-    outputs: bool = False
 
     def judge(self, scored: Scored, reference: Scored, samples: Samples) -> Judged:
         del reference

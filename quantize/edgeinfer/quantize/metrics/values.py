@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeinfer.quantize.dataset import Samples
 from edgeinfer.quantize.evaluate import Scored
-from edgeinfer.quantize.metrics.base import Judged, Unit, mean_of
+from edgeinfer.quantize.metrics.base import Judged, Unit, Usual, mean_of
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import SamplesError
 
@@ -16,15 +16,13 @@ _SMALLEST = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class MeanSquaredError:
+class MeanSquaredError(Usual):
     """The mean of (value - target)^2 over the values of a row, then over rows."""
 
     name: str = "mse"
     unit: Unit = "percent"
     higher_is_better: bool = False
     labelled: bool = True
-    lowest: float | None = None
-    outputs: bool = False
 
     def judge(self, scored: Scored, reference: Scored, samples: Samples) -> Judged:
         del reference
@@ -43,16 +41,11 @@ class MeanSquaredError:
 
 
 @dataclass(frozen=True, slots=True)
-class Closeness:
+class Closeness(Usual):
     """1 minus the mean of |value - float model's| over how far that value is spread in the float model's answers (its
     standard deviation), not below 0 a row."""
 
     name: str = "output_closeness"
-    unit: Unit = "points"
-    higher_is_better: bool = True
-    labelled: bool = False
-    lowest: float | None = None
-    outputs: bool = False
 
     def judge(self, scored: Scored, reference: Scored, samples: Samples) -> Judged:
         del samples
@@ -62,15 +55,10 @@ class Closeness:
 
 
 @dataclass(frozen=True, slots=True)
-class Cosine:
+class Cosine(Usual):
     """The cosine between a row's values and the float model's."""
 
     name: str = "cosine_similarity"
-    unit: Unit = "points"
-    higher_is_better: bool = True
-    labelled: bool = False
-    lowest: float | None = None
-    outputs: bool = False
 
     def judge(self, scored: Scored, reference: Scored, samples: Samples) -> Judged:
         del samples
@@ -78,15 +66,10 @@ class Cosine:
 
 
 @dataclass(frozen=True, slots=True)
-class PixelAgreement:
+class PixelAgreement(Usual):
     """The share of cells that have the class that the float model gives them."""
 
     name: str = "pixel_agreement"
-    unit: Unit = "points"
-    higher_is_better: bool = True
-    labelled: bool = False
-    lowest: float | None = None
-    outputs: bool = False
 
     def judge(self, scored: Scored, reference: Scored, samples: Samples) -> Judged:
         del samples
@@ -95,16 +78,11 @@ class PixelAgreement:
 
 
 @dataclass(frozen=True, slots=True)
-class PointCloseness:
+class PointCloseness(Usual):
     """1 minus the mean distance to the float model's points, in sides of the picture; a point that only one of them
     reports counts as one side."""
 
     name: str = "point_closeness"
-    unit: Unit = "points"
-    higher_is_better: bool = True
-    labelled: bool = False
-    lowest: float | None = None
-    outputs: bool = False
 
     def judge(self, scored: Scored, reference: Scored, samples: Samples) -> Judged:
         del samples

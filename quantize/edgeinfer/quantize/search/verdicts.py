@@ -63,7 +63,10 @@ def variants_to_pack(chosen: Row, rows: Sequence[Row], *, given: Sequence[str], 
     accepted = [row for row in rows if row.verdict == "accepted" and row.latency_ratio is not None]
     accepted.sort(key=lambda row: (row.latency_ratio or 0.0, row.variant))
     floats = sorted((row for row in accepted if row.variant in given), key=lambda row: row.engine != chosen.engine)
-    others = [row for row in accepted if row.quantized]
+    # Of each kind the best: what uses the same kernels here does so there.
+    kinds = {(row.engine, row.precision): row for row in reversed(accepted) if row.quantized}
+    kinds.pop((chosen.engine, chosen.precision), None)
+    others = sorted(kinds.values(), key=lambda row: (row.latency_ratio or 0.0, row.variant))
     if not measured:
         packed = [chosen, *others[: _SEVERAL - 1], *floats[:1]]
     elif chosen.variant in given:

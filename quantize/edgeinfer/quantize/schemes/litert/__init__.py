@@ -92,7 +92,7 @@ _SCHEMES = (
         Way(Compute.STATIC8, statistic=Statistic.MSE),
         rung=0,
         mixes=_MIXED,
-        about="int8 throughout, ranges cut off where the squared error is smallest; closest to float on most nets",
+        about="int8 throughout, ranges cut off where the squared error is smallest; for nets with rare large values",
     ),
     _scheme(
         "int8-ma",
