@@ -5,9 +5,7 @@ what it chose by, and would flatter the choice.
 """
 
 import contextlib
-import hashlib
 import io
-import json
 import math
 import shutil
 import statistics
@@ -21,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from data_files import is_published
 
 Figures = dict[str, float]
 Array = Any
@@ -231,22 +231,15 @@ def _hard_requests(data: Path, folder: Path) -> Iterator[Any]:
         postprocess="format=boxes,score_threshold=0.7",
     )
     silero = data / "models" / "silero_vad_16k_op15.onnx"
-    if _is_whole(silero, data):
+    if not is_published(data, "models/silero_vad_16k_op15.onnx"):
+        _say(f"{silero.name} is not the file that models.json names: left out")
+    else:
         yield Request(
             models=[silero],
             data=_speech(data, folder),
             identity=Identity("silero", "1.0.0", "raw", folder / "silero.edgepkg"),
             feeding=Feeding((StateTensor("state", "stateN"),), (Constant("sr", 16000.0),)),
         )
-
-
-def _is_whole(path: Path, data: Path) -> bool:
-    """Whether the file is the one that the data's own list names: a copy was once cut."""
-    listed = json.loads((data / "models.json").read_text())
-    whole = hashlib.sha256(path.read_bytes()).hexdigest() in json.dumps(listed)
-    if not whole:
-        _say(f"{path.name} is not the file that models.json names: left out")
-    return whole
 
 
 def _speech(data: Path, folder: Path) -> Path:

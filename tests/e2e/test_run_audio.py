@@ -1,6 +1,5 @@
 """Sound through `edgeinfer run`: packages made with `edgeinfer package create`, WAV files, results in the buffer."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from daemon_process import Daemon, configuration, results_of, run_until_end
+from data_files import published
 from edgeinfer.runtime.results import Kind, Result
 from sounds import tone, write_wav
 from stateful import loudness, loudness_model
@@ -137,19 +137,6 @@ class TestKeywords:
         assert WORDS[result.items[0].label] == said
 
 
-def silero(data_dir: Path) -> Path:
-    """The model, where its file is the published one."""
-    path = data_dir / "models" / "silero_vad_16k_op15.onnx"
-    wanted = next(
-        entry["sha256"]
-        for entry in json.loads((data_dir / "models.json").read_text())
-        if entry["file"] == f"models/{path.name}"
-    )
-    if hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
-        pytest.skip(f"{path.name} is not the file that models.json names: its sha256 is another")
-    return path
-
-
 @pytest.mark.data
 class TestVoice:
     """Silero VAD: 64 samples of what was and 512 new ones, a state of (2, 1, 128), and the rate as an input."""
@@ -157,7 +144,7 @@ class TestVoice:
     @pytest.fixture
     def folder(self, tmp_path: Path, data_dir: Path) -> Path:
         fed = ("--state", "state=stateN", "--constant", "sr=16000")
-        create(tmp_path, silero(data_dir), f"kind=audio,length={WINDOW}", *fed)
+        create(tmp_path, published(data_dir, "models/silero_vad_16k_op15.onnx"), f"kind=audio,length={WINDOW}", *fed)
         return tmp_path
 
     def test_the_probabilities_are_the_published_ones(self, folder: Path, data_dir: Path) -> None:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from data_files import published
 from edgeinfer.quantize.schemes.base import Precision, Scheme
 from edgeinfer.quantize.schemes.onnx import blocks, layers, schemes
 from edgeinfer.quantize.schemes.onnx.weighted import weighted_operations
@@ -138,7 +139,7 @@ def test_larger_and_older_models(
 
 def test_a_network_in_branches_keeps_what_is_in_them(data_dir: Path, tmp_path: Path) -> None:
     """The speech detector: three inputs, a state, and If, near which slimming tools lose inputs."""
-    model, target = data_dir / "models" / "silero_vad_16k_op15.onnx", tmp_path / "q.onnx"
+    model, target = published(data_dir, "models/silero_vad_16k_op15.onnx"), tmp_path / "q.onnx"
     names = [value.name for value in onnx.load(str(model)).graph.input]
     assert _scheme(model, "onnx-int8-weights").make(model, target, [], {}) == ""
     made = onnx.load(str(target))
