@@ -235,8 +235,9 @@ def _said(recipe: Recipe) -> tuple[Path, Task, str, str, Path]:
     missing = [flag for flag, value in wanted.items() if not value]
     if missing:
         raise UsageError(
-            f"expected {', '.join(missing)}, found nothing of it",
-            hint="say it as a flag or in a recipe: edgeinfer quantize --help",
+            f"missing: {', '.join(missing)}",
+            hint="Usage: edgeinfer quantize MODELS --data SAMPLES --task TASK --name NAME --version X.Y.Z -o PACKAGE; "
+            "or a recipe that says these: edgeinfer quantize RECIPE.toml",
         )
     assert recipe.task is not None  # noqa: S101 - looked at above
     path, output = existing(Path(str(recipe.samples.path))), Path(str(package.output))
