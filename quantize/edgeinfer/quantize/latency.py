@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from edgeinfer.runtime.engines import Engine, quantize_input
 from edgeinfer.runtime.engines.base import Array
 
-__all__ = ["Block", "Latency", "Round", "measure", "run_rounds"]
+__all__ = ["Block", "Round", "run_rounds"]
 
 WARM_UP_CALLS = 3
 # A block lasts about this long, within these limits: a slow model needs fewer calls to settle.
@@ -56,23 +56,3 @@ def _block(engine: Engine, inputs: list[Array], calls: int) -> Block:
         times.append(time.perf_counter() - start)
     cpu = time.process_time() - cpu_before
     return Block(statistics.median(times), cpu / calls)
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """The median call, and its ratio to the reference's median call in the same round."""
-
-    latency_us: float
-    ratio: float
-
-
-def measure(engines: Mapping[str, Engine], sample: Array, *, reference: str, rounds: int = 9) -> dict[str, Latency]:
-    """Time each engine on `sample` float32 (1, *input shape) against `reference`, one of them."""
-    done = run_rounds(engines, sample, count=rounds)
-    return {
-        name: Latency(
-            latency_us=statistics.median(one[name].call_s for one in done) * 1e6,
-            ratio=statistics.median(one[name].call_s / one[reference].call_s for one in done),
-        )
-        for name in engines
-    }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeinfer.quantize.schemes.base import Calibration
+from edgeinfer.quantize.schemes.onnx.modelproto import open_session
 from edgeinfer.quantize.transforms.channels import ChannelRange, merge, range_of
 from edgeinfer.quantize.transforms.graph import load_model
 from edgeinfer.runtime.engines.base import Array
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["channel_ranges", "tapped"]
-
-_ERRORS_ONLY = 3
 
 
 def tapped(
@@ -29,15 +28,7 @@ def tapped(
     Raises ModelError where ONNX Runtime cannot load or run it.
     """
     try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise DependencyError("onnxruntime is not installed", hint="pip install 'edgeinfer[quantize]'") from error
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = 1
-    try:
-        session = ort.InferenceSession(_cut(model, names), options, providers=["CPUExecutionProvider"])
+        session = open_session(_cut(model, names), level="ORT_DISABLE_ALL")
         inputs = [node.name for node in session.get_inputs()]
         for sample in calibration:
             values = session.run(list(names), dict(zip(inputs, sample, strict=True)))
@@ -49,7 +40,7 @@ def tapped(
         raise ModelError(f"ONNX Runtime cannot run the model on calibration samples: {first}") from error
 
 
-def _cut(model: "Path | onnx.ModelProto", names: Sequence[str]) -> bytes:
+def _cut(model: "Path | onnx.ModelProto", names: Sequence[str]) -> "onnx.ModelProto":
     """The model with the outputs `names` only, and without what they do not need."""
     import onnx
 
@@ -69,7 +60,7 @@ def _cut(model: "Path | onnx.ModelProto", names: Sequence[str]) -> bytes:
                 kept.append(node)
         del cut.graph.node[:]
         cut.graph.node.extend(reversed(kept))
-    return bytes(cut.SerializeToString())
+    return cut
 
 
 def channel_ranges(
