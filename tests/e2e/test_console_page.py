@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
 
 from brokers import Mosquitto
 from consoles import RunningConsole, WireDevice, console_toml, made_package, made_results
@@ -165,6 +165,39 @@ def test_labels_come_from_the_package_that_the_device_runs(
     page.goto(f"{console.url}/devices/dev-1")
     expect(page.get_by_role("list", name="Newest results first")).to_contain_text("three")
     expect(page.get_by_role("row", name=re.compile("door"))).to_contain_text("superseded 2")
+
+
+def test_results_stored_between_a_page_and_its_event_stream_are_shown_once(
+    page: Page, console: RunningConsole, device: WireDevice
+) -> None:
+    def late(route: Route) -> None:
+        device.send("door", made_results(5))
+        device.wait_acked(5)
+        route.continue_()
+
+    page.route("**/api/events", late, times=1)
+    page.goto(f"{console.url}/devices/dev-1")
+    rows = page.get_by_role("list", name="Newest results first").get_by_role("listitem")
+    expect(rows).to_have_count(5)
+    device.send("door", made_results(2), first_seq=6)
+    expect(rows).to_have_count(7)
+    keys = rows.evaluate_all("rows => rows.map((row) => row.dataset.key)")
+    assert keys == [f"dev-1/1/{seq}" for seq in (7, 6, 5, 4, 3, 2, 1)]
+
+
+def test_a_paused_page_shows_what_came_meanwhile_when_it_goes_on(
+    page: Page, console: RunningConsole, device: WireDevice
+) -> None:
+    page.goto(f"{console.url}/")
+    pause = page.get_by_role("button", name="Pause")
+    pause.click()
+    device.send("door", made_results(5))
+    device.wait_acked(5)
+    rows = page.get_by_role("list", name="Newest results first").get_by_role("listitem")
+    expect(page.get_by_role("region", name="The fleet in numbers")).to_contain_text("5")
+    expect(rows).to_have_count(0)
+    page.get_by_role("button", name="Paused").click()
+    expect(rows).to_have_count(5)
 
 
 def test_a_person_sees_that_nothing_is_missing_or_what_is(

@@ -22,6 +22,7 @@ from kept_chunks import chunk_of
 
 _PATHS = ("/", "/devices/dev-1", "/packages", "/rollouts", "/sign-in", "/fragments/tiles", "/fragments/devices",
     "/fragments/devices/dev-1", "/fragments/devices/dev-1/audit", "/fragments/packages", "/fragments/rollouts",
+    "/fragments/results",
     "/api/devices", "/api/devices/dev-1", "/api/v1/devices/dev-1/audit",
     "/api/audit", "/api/series", "/api/results", "/api/status", "/api/keys", "/api/packages", "/api/rollouts",
     "/healthz")  # fmt: skip

@@ -1,4 +1,8 @@
-"""Server-sent events: what happened since the last look, four times a second, to every page that is open."""
+"""Server-sent events: what happened since the last look, four times a second, to every page that is open.
+
+A page is rendered before its stream opens, and a stream breaks now and then: what comes in between is in no event. So a
+stream begins with `missed`, upon which the page fetches what it shows; it comes again where events had to be left out.
+"""
 
 import asyncio
 import logging
@@ -25,7 +29,7 @@ _QUEUE = 8
 
 
 class EventHub:
-    """One task reads the feed; each watcher has a short queue, and one that does not keep up misses events."""
+    """One task reads the feed; each watcher has a short queue, and one that does not keep up is told what it missed."""
 
     def __init__(self, feed: LiveFeed, documents: Documents, status: Any) -> None:
         self._feed = feed
@@ -58,9 +62,9 @@ class EventHub:
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """What one page receives."""
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUE)
-        self._watchers.add(queue)
+        self._watchers.add(queue)  # before the page is told to look: what comes from now on is in an event
         try:
-            yield b"retry: 2000\n\n" + _event("status", await run_in_threadpool(self._status))
+            yield b"retry: 2000\n\n" + _MISSED + _event("status", await run_in_threadpool(self._status))
             while True:
                 try:
                     event = await asyncio.wait_for(queue.get(), _KEEPALIVE_S)
@@ -73,7 +77,7 @@ class EventHub:
             self._watchers.discard(queue)
 
     async def _pump(self) -> None:
-        last_status = b""
+        last_status, missed = b"", False
         while True:
             await asyncio.sleep(_INTERVAL_S)
             if not self._watchers:
@@ -82,10 +86,14 @@ class EventHub:
             try:
                 events = await run_in_threadpool(self._events)
                 status = _event("status", await run_in_threadpool(self._status))
-            except EdgeInferError as error:  # what happened in this turn is not shown; the page reads it when it loads
+            except EdgeInferError as error:
                 self._complain(error.message)
+                missed = True
                 continue
             self._complaint = ""
+            if missed:
+                events.insert(0, _MISSED)
+                missed = False
             if status != last_status:
                 events.append(status)
                 last_status = status
@@ -116,9 +124,14 @@ class EventHub:
 
 def _put(queue: "asyncio.Queue[bytes | None]", event: bytes | None) -> None:
     if queue.full():
-        queue.get_nowait()
+        while not queue.empty():
+            queue.get_nowait()
+        queue.put_nowait(_MISSED)
     queue.put_nowait(event)
 
 
 def _event(name: str, document: Any) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(document) + b"\n\n"
+
+
+_MISSED = _event("missed", {})

@@ -21,7 +21,7 @@ from edgeinfer.console.verdict import audit_document
 from edgeinfer.console.web import filters
 from edgeinfer.console.web.device_api import audit_of
 from edgeinfer.console.web.guard import COOKIE, cookie_value
-from edgeinfer.console.web.site import Site, number
+from edgeinfer.console.web.site import Site, number, query
 from edgeinfer.runtime.results import OF_A_FRAME, Kind
 
 __all__ = ["Pages", "page_routes"]
@@ -45,6 +45,7 @@ def page_routes(pages: "Pages") -> list[Route | Mount]:
         Route("/fragments/devices", pages.devices_fragment),
         Route("/fragments/devices/{device}", pages.device_fragment),
         Route("/fragments/devices/{device}/audit", pages.audit_fragment),
+        Route("/fragments/results", pages.results_fragment),
         Route("/fragments/packages", pages.packages_fragment),
         Route("/fragments/rollouts", pages.rollouts_fragment),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
@@ -62,15 +63,11 @@ class Pages:
         self._templates.env.globals["version"] = filters.installed_version()
 
     def fleet(self, request: Request) -> Response:
-        recent = self._site.feed.recent(_LIVE_ROWS)
-        results = self._documents.results(recent, max_items=1) or self._documents.newest_results(
-            _LIVE_ROWS, max_items=1
-        )
         return self._page(
             request,
             "fleet.html",
             devices=self._documents.devices(),
-            results=_shown(results),
+            results=self._newest(""),
             rollouts=self._documents.rollouts(3),
             **self._tiles(),
         )
@@ -80,9 +77,8 @@ class Pages:
         document = self._documents.device(name)
         if document is None:
             return self.not_found(request, "There is no such device.")
-        results = self._documents.results(self._site.repository.results(name, limit=_LIVE_ROWS), max_items=1)
         files = self._site.sent_files.newest(name, _FILES)
-        return self._page(request, "device.html", device=document, results=_shown(results), files=files)
+        return self._page(request, "device.html", device=document, results=self._newest(name), files=files)
 
     def packages(self, request: Request) -> Response:
         return self._page(request, "packages.html", packages=self._documents.packages())
@@ -135,6 +131,10 @@ class Pages:
             return Response("", status_code=404)
         return self._render(request, "_audit.html", audit=audit_document(found), now_s=time.time())
 
+    def results_fragment(self, request: Request) -> Response:
+        name = query(request, "device") or ""
+        return self._render(request, "_results.html", results=self._newest(name), device=name)
+
     def packages_fragment(self, request: Request) -> Response:
         return self._render(request, "_packages.html", packages=self._documents.packages())
 
@@ -144,6 +144,16 @@ class Pages:
 
     def not_found(self, request: Request, message: str) -> Response:
         return self._page(request, "error.html", status_code=404, message=message)
+
+    def _newest(self, device: str) -> list[dict[str, Any]]:
+        """The newest results of a device, or of all where it is empty; newest first."""
+        if device:
+            found = self._documents.results(self._site.repository.results(device, limit=_LIVE_ROWS), max_items=1)
+        else:
+            recent = self._site.feed.recent(_LIVE_ROWS)
+            found = self._documents.results(recent, max_items=1)
+            found = found or self._documents.newest_results(_LIVE_ROWS, max_items=1)
+        return _shown(found)
 
     def _tiles(self) -> dict[str, Any]:
         return {

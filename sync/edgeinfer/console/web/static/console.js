@@ -10,12 +10,13 @@ let paused = false;
 
 function listen() {
   const stream = new EventSource("/api/events");
-  stream.addEventListener("open", () => {
-    showStream(true);
-    refreshAll();
-  });
+  stream.addEventListener("open", () => showStream(true));
   stream.addEventListener("error", () => showStream(false));
   const on = (name, act) => stream.addEventListener(name, (event) => act(JSON.parse(event.data)));
+  on("missed", () => {
+    refreshAll();
+    catchUp();
+  });
   on("status", showStatus);
   on("results", (data) => {
     countRate(data.counts);
@@ -99,11 +100,41 @@ const SHOWN = [
 function showResults(results) {
   const list = document.getElementById("results");
   if (!list || paused) return;
-  const device = list.dataset.device;
+  const device = list.dataset.device, shown = keysOf(list);
   for (const result of results) {
     if ((device && result.device !== device) || !SHOWN.includes(result.kind)) continue;
-    list.prepend(resultRow(result, !device));
+    const row = resultRow(result, !device);
+    if (!shown.has(row.dataset.key)) list.prepend(row);
   }
+  trim(list);
+}
+
+// What was stored while no event could tell of it goes below what events have brought since.
+async function catchUp() {
+  const list = document.getElementById("results");
+  if (!list || paused) return;
+  const before = list.firstElementChild;
+  try {
+    const response = await fetch(`/fragments/results?${new URLSearchParams({ device: list.dataset.device })}`);
+    if (!response.ok || paused) return;
+    const found = document.createElement("template");
+    found.innerHTML = await response.text(); // rendered, and escaped, by our own server
+    const shown = keysOf(list);
+    const place = before?.parentNode === list ? before : null;
+    for (const row of [...found.content.children]) {
+      if (!shown.has(row.dataset.key)) list.insertBefore(row, place);
+    }
+    trim(list);
+  } catch {
+    // The stream's pill says that the console is away; the next stream begins with the same question.
+  }
+}
+
+function keysOf(list) {
+  return new Set([...list.children].map((row) => row.dataset.key));
+}
+
+function trim(list) {
   while (list.children.length > MAX_ROWS) list.lastElementChild.remove();
   document.getElementById("results-empty").hidden = list.children.length > 0;
 }
@@ -315,6 +346,7 @@ document.getElementById("pause")?.addEventListener("click", (event) => {
   paused = !paused;
   event.target.setAttribute("aria-pressed", String(paused));
   event.target.textContent = paused ? "Paused" : "Pause";
+  catchUp();
 });
 document.querySelectorAll("[data-charts]").forEach(startCharts);
 document.querySelectorAll("[data-proof]").forEach(startProof);
