@@ -67,8 +67,8 @@ def _tiny(data: Path, folder: Path) -> Figures:
             "best": _variant(exhaustive.package, folder / f"{task.name}-best"),
         }
         timed = _timed(files, _sample(request))
-        ratios.append(timed["chosen"] / timed["float"])
-        regrets.append(timed["chosen"] / timed["best"])
+        ratios.append(_ratio(timed, "chosen", "float"))
+        regrets.append(_ratio(timed, "chosen", "best"))
         floats = [data / "tiny" / f"{task.name}.onnx", data / "tiny" / f"{task.name}_float.tflite"]
         sizes.append(chosen.bytes / min(path.stat().st_size for path in floats))
         drops.append(chosen.drop)
@@ -164,8 +164,8 @@ def _sample(request: Any) -> Array:
         return prepare(request, Path(name)).samples.x.row(0)
 
 
-def _timed(files: Mapping[str, tuple[str, Path]], sample: Array, feeding: Any = None) -> dict[str, float]:
-    """The median call of each in microseconds."""
+def _timed(files: Mapping[str, tuple[str, Path]], sample: Array, feeding: Any = None) -> list[dict[str, float]]:
+    """The median call of each in microseconds, of each round in which all took turns."""
     from edgeinfer.quantize.candidate import Candidate, open_candidate
     from edgeinfer.quantize.feeding import FED_ALONE
     from edgeinfer.quantize.latency import run_rounds
@@ -178,7 +178,25 @@ def _timed(files: Mapping[str, tuple[str, Path]], sample: Array, feeding: Any = 
         for engine in engines.values():
             stack.callback(engine.close)
         rounds = run_rounds(engines, sample, count=ROUNDS)
-    return {name: statistics.median(one[name].call_s for one in rounds) * 1e6 for name in engines}
+    return [{name: block.call_s * 1e6 for name, block in one.items()} for one in rounds]
+
+
+def _ratio(rounds: list[dict[str, float]], name: str, other: str) -> float:
+    """The median of the rounds' own ratios: what slows the machine for a while slows both."""
+    return statistics.median(one[name] / one[other] for one in rounds)
+
+
+def _over(rounds: list[dict[str, float]], name: str, other: str) -> tuple[float, str]:
+    """The ratio as `_ratio` has it, and in words with its 95 % interval: a tie, where that has 1 in it and is no wider
+    than what the search itself takes for settled."""
+    from edgeinfer.quantize.search.settle import SAME
+    from edgeinfer.quantize.search.statistics import median_interval
+
+    ratio = _ratio(rounds, name, other)
+    low, high = median_interval([one[name] / one[other] for one in rounds])
+    said = f"{ratio:.4f} (95 % interval {low:.4f} to {high:.4f})"
+    tied = low <= 1.0 <= high and high - low <= 2 * SAME
+    return ratio, f"a tie, {said}" if tied else said
 
 
 def _worst(data: Path, folder: Path) -> Figures:
@@ -194,9 +212,10 @@ def _worst(data: Path, folder: Path) -> Figures:
         files = {"chosen": _variant(found.package, folder / f"{name}-chosen")}
         files |= {kind: ("onnx", path) for kind, path in _plain_within_budget(request, folder)}
         timed = _timed(files, _sample(request), request.feeding)
-        best = min((time_us, kind) for kind, time_us in timed.items() if kind != "chosen")
-        figures[f"quantize_{name}_over_plain"] = timed["chosen"] / best[0]
-        _say(f"{name}: {found.report.chosen.variant} over plain {best[1]}: {timed['chosen'] / best[0]:.3f}")
+        plain = [kind for kind in files if kind != "chosen"]
+        best = min(plain, key=lambda kind: statistics.median(one[kind] for one in timed))
+        figures[f"quantize_{name}_over_plain"], said = _over(timed, "chosen", best)
+        _say(f"{name}: {found.report.chosen.variant} over plain {best}: {said}")
     known = [value for value in figures.values() if not math.isnan(value)]
     return {"quantize_worst_ratio": max(known, default=math.nan), **figures}
 

@@ -44,6 +44,7 @@ def test_the_recipes_are_recipes(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_commands_run(page: str, repository: Path, tmp_path: Path) -> None:
     (tmp_path / "quantize").symlink_to(repository / "quantize")
     files = {match["name"]: match["text"] for match in _FILE.finditer(page)}
@@ -54,7 +55,7 @@ def test_the_commands_run(page: str, repository: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=900
     )
 
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

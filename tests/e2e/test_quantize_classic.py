@@ -17,6 +17,8 @@ from edgeinfer.runtime.model import LoadedModel
 from edgeinfer.runtime.store import Store
 from odd_models import INPUTS, dense, save, value
 
+pytestmark = pytest.mark.timeout(1200)
+
 FEATURES = 8
 RANDOM = np.random.default_rng(8)
 X: Array = RANDOM.normal(size=(300, FEATURES)).astype(np.float32)
@@ -29,7 +31,7 @@ def quantize(folder: Path, *models: Path, task: str, x: Array, y: Array) -> "sub
     command = [sys.executable, "-m", "edgeinfer", "quantize", *map(str, models), "--data", str(folder / "samples.npz")]
     command += ["--task", task, "--name", "m", "--version", "1.0.0", "--max-drop", "5", "--json"]
     command += ["-o", str(folder / "m.edgepkg")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 
 def exported(name: str, path: Path) -> Any:

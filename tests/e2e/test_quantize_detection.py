@@ -12,7 +12,7 @@ from edgeinfer.runtime.manifest import DetectPost, ImagePre
 from edgeinfer.runtime.model import LoadedModel
 from edgeinfer.runtime.store import Store
 
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.data, pytest.mark.timeout(1200)]
 
 
 def test_a_quantized_ssd_is_packed_as_it_is_and_finds_the_cat(data_dir: Path, tmp_path: Path) -> None:

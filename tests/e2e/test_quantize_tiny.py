@@ -23,7 +23,7 @@ from edgeinfer.runtime.manifest import Task
 from edgeinfer.runtime.model import LoadedModel
 from edgeinfer.runtime.store import InstalledPackage, Store
 
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.data, pytest.mark.timeout(1200)]
 
 Array = npt.NDArray[Any]
 MAX_DROP = 1.5

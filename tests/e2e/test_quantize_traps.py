@@ -21,6 +21,8 @@ from edgeinfer.quantize.schemes.base import Make, Scheme
 from edgeinfer.quantize.schemes.litert import flatbuffer
 from edgeinfer.runtime.engines.base import Array
 
+pytestmark = pytest.mark.timeout(1200)
+
 Search = Callable[..., dict[str, Mapping[str, Any]]]
 
 

@@ -38,7 +38,9 @@ def float_candidates(models: Sequence[ModelFile], *, feeding: Feeding = FED_ALON
     """The given models themselves. Raises UsageError for two of a kind."""
     engines = [model.engine for model in models]
     if len(set(engines)) != len(engines):
-        raise UsageError(f"expected at most one model of each format, found {len(models)} for {engines[0]}")
+        twice = next(engine for engine in engines if engines.count(engine) > 1)
+        files = " and ".join(str(model.original or model.path) for model in models if model.engine == twice)
+        raise UsageError(f"expected at most one model of each format, found {files} for {twice}")
     return [
         Candidate(
             f"{model.engine}-fp32",

@@ -287,7 +287,7 @@ def _tell(outcome: "Outcome") -> None:
     chosen = outcome.report.chosen
     if chosen is not None and not chosen.quantized:
         # The package looks like success otherwise.
-        sys.stderr.write(f"edgeinfer: warning: the float model {chosen.variant} stays first: {outcome.report.answer}\n")
+        sys.stderr.write(f"edgeinfer: warning: nothing is quantized: {outcome.report.answer}\n")
 
 
 def _tell_inferred(inferred: str) -> None:

@@ -36,6 +36,7 @@ class Judge:
     post: Postprocess
     metric: Metric
     threads: int = 1
+    _float_model: Candidate | None = None
     _few: Samples | None = None
     _reference: Scored | None = None
     _reference_judged: metrics.Judged | None = None
@@ -43,6 +44,7 @@ class Judge:
 
     def open(self, reference: Candidate) -> None:
         """Have the reference say its part. Raises ModelError, SamplesError."""
+        self._float_model = reference
         self._few = _picked(self.samples, spread(_FEW, len(self.samples.x)))
         self._reference = self._score(reference, self.samples, _untold)
         self._reference_judged = self.metric.judge(self._reference, self._reference, self.samples)
@@ -74,7 +76,7 @@ class Judge:
 
     def judge(self, candidate: Candidate, *, tick: Tick = _untold) -> tuple[Judged, Array]:
         """On all samples, and what it `said` of them. Raises ModelError, SamplesError."""
-        scored = self._score(candidate, self.samples, tick)
+        scored = self.reference if candidate is self._float_model else self._score(candidate, self.samples, tick)
         ours, theirs = self.metric.judge(scored, self.reference, self.samples), self._reference_judged
         assert theirs is not None  # noqa: S101 - as above
         agreement = metrics.agreement(scored, self.reference, self.samples, task=self.task)

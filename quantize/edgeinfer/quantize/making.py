@@ -3,12 +3,12 @@
 import errno
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeinfer.quantize.candidate import Candidate
 from edgeinfer.quantize.offers import Material
-from edgeinfer.quantize.schemes.base import Plan, Scheme
+from edgeinfer.quantize.schemes.base import Calibration, Make, Plan, Scheme
 from edgeinfer.runtime.errors import EdgeInferError, StorageError
 
 __all__ = ["Maker"]
@@ -51,12 +51,37 @@ class Maker:
             feeding=float_model.feeding,
         )
 
+    def sketch(self, name: str, scheme: Scheme) -> Candidate | None:
+        """Something as fast as what the scheme makes, to be removed once it is timed; None where that is not to be had.
+        Raises StorageError as above."""
+        material = self.materials[scheme.engine]
+        suffix = material.float_model.path.suffix.lower()
+        source = self.folder / f"{scheme.begins}{suffix}" if scheme.begins else material.float_model.path
+        target = self.folder / f"{name}.sketch{suffix}"
+        make = scheme.sketch or scheme.make
+        if self._run(make, source, target, material.few, {}):
+            target.unlink(missing_ok=True)
+            return None
+        return replace(
+            material.float_model, id=f"sketch of {name}", precision=scheme.precision, path=target, quantized=False
+        )
+
     def write(self, scheme: Scheme, target: Path, plan: Plan) -> str:
         """Write `target`; why what was written is of no use, "" where it is. Raises StorageError as above."""
         material = self.materials[scheme.engine]
         source = material.float_model.path
+        refused = self._run(scheme.make, source, target, material.calibration, plan)
+        if refused or not scheme.quantizes:
+            return refused
+        before, after = source.stat().st_size, target.stat().st_size
+        if before > _TINY_BYTES and after > before * (1.0 - MIN_SHRINK):
+            return f"nothing was quantized: the file has {after} bytes, the float one {before}"
+        return ""
+
+    def _run(self, make: Make, source: Path, target: Path, calibration: Calibration, plan: Plan) -> str:
+        """Why it could not be made; "" where it was."""
         try:
-            refused = scheme.make(source, target, material.calibration, plan)
+            return make(source, target, calibration, plan)
         except (EdgeInferError, OSError) as error:
             if _is_full(error):
                 target.unlink(missing_ok=True)
@@ -67,12 +92,6 @@ class Maker:
             if not isinstance(error, EdgeInferError):
                 raise
             return error.message
-        if refused or not scheme.quantizes:
-            return refused
-        before, after = source.stat().st_size, target.stat().st_size
-        if before > _TINY_BYTES and after > before * (1.0 - MIN_SHRINK):
-            return f"nothing was quantized: the file has {after} bytes, the float one {before}"
-        return ""
 
 
 def _digest(engine: str, path: Path) -> bytes:

@@ -10,13 +10,15 @@ from edgeinfer.quantize.search.entry import Offer
 
 __all__ = ["Material", "for_openvino", "gather", "offers_of"]
 
-
+# The rung of what no ladder climbs to.
+_EXHAUSTIVE = 2
 # Schemes that run the same kernels as another one, with other ranges or weights: seen once, their speed is known.
 _LIKE = {
     **{f"onnx-u8s8-{ranges}": "onnx-u8s8" for ranges in ("full", "percentile", "mse", "entropy")},
-    "onnx-int4-weights": "onnx-int8-weights",
+    "onnx-int8-weights": "onnx-fp32",
+    "onnx-int4-weights": "onnx-fp32",
     "onnx-fp16-weights": "onnx-fp32",
-    "litert-int8-ma": "litert-int8",
+    **{f"litert-int8-{kind}": "litert-int8" for kind in ("ma", "mse", "plain")},
     "litert-int4-weights": "litert-int8-weights",
     "litert-fp16-weights": "litert-fp32",
 }
@@ -59,26 +61,35 @@ def for_openvino(onnx: Material) -> Material:
 
 
 def _onnx(path: Path) -> tuple[dict[str, Scheme], dict[str, str]]:
+    """`mends` has what is tried where it is needed; the same of other schemes, or of two switches, is looked at by an
+    exhaustive search."""
     from edgeinfer.quantize.schemes import onnx
     from edgeinfer.quantize.transforms.switches import with_switches
 
     plain = onnx.schemes(path)
     schemes, mends = _with_pruned("onnx", plain), {}
     for scheme in plain:
-        if not scheme.calibrates or scheme.rung > 0:
+        if not scheme.calibrates:
             continue
         for equalize, correct_bias in ((False, True), (True, False), (True, True)):
             mended = with_switches(scheme, equalize=equalize, correct_bias=correct_bias)
-            schemes[mended.id] = mended
-            mends[mended.id] = scheme.id
+            if scheme.rung == 0:
+                mends[mended.id] = scheme.id
+            pruned = with_switches(scheme, equalize=equalize, correct_bias=correct_bias, prune=0.0)
+            schemes[mended.id] = mended if scheme.rung == 0 else replace(mended, rung=_EXHAUSTIVE)
+            schemes[pruned.id] = replace(pruned, rung=_EXHAUSTIVE)
     return schemes, mends
 
 
 def _with_pruned(engine: str, plain: Sequence[Scheme]) -> dict[str, Scheme]:
-    """The schemes, and the first ones also for the model without its dead channels, where it has any."""
+    """The schemes, and all of them also for the model without its dead channels, where it has any: after the first ones
+    by an exhaustive search."""
     from edgeinfer.quantize.transforms.switches import pruned_float, with_switches
 
-    pruned = [with_switches(scheme, prune=0.0) for scheme in plain if scheme.rung == 0 and scheme.quantizes]
+    pruned = [
+        replace(with_switches(scheme, prune=0.0), rung=0 if scheme.rung == 0 and scheme.quantizes else _EXHAUSTIVE)
+        for scheme in plain
+    ]
     return {scheme.id: scheme for scheme in (*plain, pruned_float(engine), *pruned)}
 
 
@@ -113,7 +124,8 @@ def offers_of(materials: Sequence[Material], *, engines: Sequence[str]) -> list[
             material.mends.get(scheme.id, ""),
             _pruned_float(scheme),
             scheme.quantizes,
-            _LIKE.get(scheme.id, ""),
+            _like(scheme),
+            _unpruned(scheme),
         )
         for material in materials
         for scheme in material.schemes.values()
@@ -122,6 +134,17 @@ def offers_of(materials: Sequence[Material], *, engines: Sequence[str]) -> list[
 
 
 def _pruned_float(scheme: Scheme) -> str:
-    """What has to come to something before a pruned scheme is worth trying."""
+    """What has to come to something before a scheme with pruning is worth trying."""
     float_pruned = f"{scheme.engine}-fp32-pruned"
-    return float_pruned if scheme.id.endswith("-pruned") and scheme.id != float_pruned else ""
+    return float_pruned if "-pruned" in scheme.id and scheme.id != float_pruned else ""
+
+
+def _unpruned(scheme: Scheme) -> str:
+    return scheme.id.replace("-pruned", "") if _pruned_float(scheme) else ""
+
+
+def _like(scheme: Scheme) -> str:
+    """Pruned ones are like a pruned one."""
+    plain = _unpruned(scheme)
+    like = _LIKE.get(plain or scheme.id, "")
+    return f"{like}-pruned" if plain and like else like

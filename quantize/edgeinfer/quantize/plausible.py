@@ -1,5 +1,6 @@
 """Whether samples can tell how good a model is: one that says no more of their labels than guessing would has wrong
-labels, or inputs that are not what it was trained on, and then every candidate is as good as it."""
+labels, or inputs that are not what it was trained on, and then every candidate is as good as it. So is one that says
+no numbers at all, or always the same."""
 
 import math
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ __all__ = ["check_plausible"]
 _LEAST_EXAMPLES = 20
 # Standard errors above guessing: below the first it is refused, below the second said.
 _REFUSED, _DOUBTFUL = 0.5, 2.0
+# What these say is numbers, none of which may be missing.
+_NUMBERS: tuple[Task, ...] = ("classification", "anomaly", "regression", "embedding", "raw")
+# Of these, what must not be the same for all samples: the others may be asked of a model that has nothing to say.
+_JUDGED: tuple[Task, ...] = ("classification", "anomaly", "regression")
 _HINT = (
     "are the labels those of these samples, in the order of the model's outputs, and are the values scaled as in its "
     "training (--preprocess)?"
@@ -42,7 +47,31 @@ class _Held:
 
 def check_plausible(reference: Scored, samples: Samples, *, task: Task) -> tuple[str, ...]:
     """Warnings. `reference` is what the float model said of `samples`. Raises SamplesError where that has nothing to do
-    with their labels."""
+    with their labels, or where it is the same for all of them or holds no numbers."""
+    return (*_working(reference.rows, task), *_knowing(reference, samples, task=task))
+
+
+def _working(said: Array, task: Task) -> tuple[str, ...]:
+    """Warnings about what the float model said, (N, ...). Raises SamplesError."""
+    if task not in _NUMBERS or len(said) < 2 or not np.issubdtype(said.dtype, np.floating):
+        return ()
+    rows = said.reshape(len(said), -1)
+    broken = int(np.sum(~np.isfinite(rows).all(axis=1)))
+    if broken == len(rows):
+        raise SamplesError(
+            f"expected numbers from the float model, found NaN or infinity for all {broken} samples",
+            hint="look at its weights, and whether the values are scaled as in its training (--preprocess)",
+        )
+    if task in _JUDGED and len(rows) >= _LEAST_EXAMPLES and bool((rows == rows[:1]).all()):
+        raise SamplesError(
+            f"expected outputs of the float model that depend on the input, found the same for all {len(rows)} samples",
+            hint="look at its weights, and whether the samples differ and are scaled as in its training (--preprocess)",
+        )
+    return (f"the float model gives NaN or infinity for {broken} of {len(rows)} samples",) if broken else ()
+
+
+def _knowing(reference: Scored, samples: Samples, *, task: Task) -> tuple[str, ...]:
+    """Warnings about how what it said fits the labels. Raises SamplesError."""
     if not samples.labelled or samples.examples < _LEAST_EXAMPLES:
         return ()
     if task == "classification" and reference.rows.ndim == 2:
@@ -53,7 +82,19 @@ def check_plausible(reference: Scored, samples: Samples, *, task: Task) -> tuple
         return _told(_as_classes(reference.rows.argmax(axis=1), samples.y, reference.rows.shape[1]))
     if task == "anomaly" and reference.rows.ndim == 1:
         return _told(_as_ranks(*example_scores(reference.rows, samples)))
-    return ()
+    return _as_numbers(reference.rows, samples.y) if task == "regression" else ()
+
+
+def _as_numbers(said: Array, targets: Array) -> tuple[str, ...]:
+    """A warning where always saying the targets' mean would be nearer to them."""
+    said, targets = said.reshape(len(said), -1), targets.reshape(len(targets), -1)
+    if said.shape != targets.shape:
+        return ()
+    found, guessed = float(np.mean((said - targets) ** 2)), float(np.mean((targets - targets.mean(axis=0)) ** 2))
+    if not found > guessed > 0.0:
+        return ()
+    error = f"the float model's mean squared error is {found:.4g} on these samples, where their mean alone gives"
+    return (f"{error} {guessed:.4g}: {_HINT}",)
 
 
 def _told(held: _Held) -> tuple[str, ...]:

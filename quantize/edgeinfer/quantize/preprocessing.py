@@ -7,6 +7,7 @@ of the model's size, sensor windows (N, length, channels) in their own units, or
 scale or floats of -1..1.
 """
 
+import difflib
 import functools
 import math
 import tomllib
@@ -19,6 +20,7 @@ import msgspec
 import numpy as np
 
 from edgeinfer.quantize.modelfile import is_integer
+from edgeinfer.quantize.pixels import ASSUMED, are_pixels
 from edgeinfer.quantize.rows import ArrayRows, ImageRows, Table, fit_to_model
 from edgeinfer.runtime.config import parse_config
 from edgeinfer.runtime.engines.base import Array
@@ -43,11 +45,13 @@ _KINDS: dict[str, type[msgspec.Struct]] = {
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A declaration, and whether the samples are raw: before its arithmetic."""
+    """A declaration, and whether the samples are raw: before its arithmetic. `inferred` says what was, where nothing
+    was declared; `assumed` what was concluded beside it."""
 
     preprocess: Preprocess
     raw: bool = False
     inferred: str = ""
+    assumed: str = ""
 
 
 def declare(spec: str, model_input: TensorSpec, *, samples: Array | None = None) -> Declared:
@@ -55,7 +59,7 @@ def declare(spec: str, model_input: TensorSpec, *, samples: Array | None = None)
     if not spec:
         return infer(model_input, samples=samples)
     fields = read_spec(spec)
-    raw = _flag(fields.pop("raw", False))
+    said_raw = fields.pop("raw", None)
     kind = str(fields.setdefault("kind", "image" if _looks_like_image(model_input) else "window"))
     if kind not in _KINDS:
         raise ConfigError(f"--preprocess: expected kind of {sorted(_KINDS)}, found {kind!r}")
@@ -68,7 +72,11 @@ def declare(spec: str, model_input: TensorSpec, *, samples: Array | None = None)
     preprocess = parse_spec(fields, _KINDS[kind], origin="--preprocess")
     assert isinstance(preprocess, ImagePre | WindowPre | TensorPre | AudioPre)  # noqa: S101 - _KINDS holds nothing else
     _check_fits(preprocess, _with_sizes(preprocess, model_input))
-    return Declared(preprocess, raw)
+    if said_raw is not None:
+        return Declared(preprocess, _flag(said_raw))
+    if are_pixels(samples, preprocess, model_input):
+        return Declared(preprocess, raw=True, assumed=ASSUMED)
+    return Declared(preprocess)
 
 
 def _with_sizes(preprocess: Preprocess, model_input: TensorSpec) -> TensorSpec:
@@ -143,9 +151,12 @@ def parse_spec(fields: dict[str, Any], type_: type[T], *, origin: str) -> T:
         if key in fields and not isinstance(fields[key], list):
             fields = fields | {key: [fields[key]]}
     known = {field.encode_name for field in msgspec.structs.fields(type_)} | {"kind"}
-    if set(fields) - known:
+    unknown = [key for key in fields if key not in known]
+    if unknown and difflib.get_close_matches(unknown[0], ["kind"]):
+        raise ConfigError(f"{origin}: unknown key {unknown[0]!r}", hint="did you mean 'kind'?")
+    if unknown:
         # The configuration's own check words this, with the nearest known key.
-        parse_config("\n".join(f"{key} = 0" for key in fields if key not in known), type_, origin=origin)
+        parse_config("\n".join(f"{key} = 0" for key in unknown), type_, origin=origin)
     try:
         made = msgspec.convert(fields, type_, strict=False)
     except msgspec.ValidationError as error:

@@ -215,7 +215,8 @@ def overridden(recipe: Recipe, flags: Mapping[str, object]) -> Recipe:
         section, _, key = name.rpartition(".")
         (document[section] if section else document)[key] = str(value) if isinstance(value, Path) else value
     try:
-        return msgspec.convert(document, Recipe)
+        # What is said inline, as in --samples window=64, is text.
+        return msgspec.convert(document, Recipe, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(_unfit(str(error), flags)) from error
 
@@ -227,5 +228,7 @@ def _unfit(problem: str, flags: Mapping[str, object]) -> str:
     given = flags.get(name)
     if name == "samples":
         return f"--samples: {said}; known here: {', '.join(SampleOptions.__struct_fields__)}"
-    flag = "--" + name.rpartition(".")[2].replace("_", "-")
+    section, _, key = name.rpartition(".")
+    inline = section == "samples" and key in SampleOptions.__struct_fields__
+    flag = f"--samples {key}" if inline else "--" + key.replace("_", "-")
     return f"{flag}: {said}" if given is None else f"{flag}: {said}, found {given}"

@@ -23,6 +23,8 @@ __all__ = ["Told", "make_report"]
 _MAX_SHOWN_CLASSES = 40
 # Of fewer candidates the best is hardly chosen by luck.
 _MANY = 3
+# What is said of fewer is hardly more than what is said of none.
+_FEW_SAMPLES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,12 @@ def _answer(verdicts: Verdicts, found: Found, told: Told) -> str:
     chosen = verdicts.chosen
     if found.cut_short and chosen is not None and not chosen.quantized and chosen.variant in told.given:
         return f"Ship the float model as it is ({chosen.variant}): nothing better was found before the time was up."
-    return answer(verdicts, told.goal, given=told.given)
+    said = answer(verdicts, told.goal, given=told.given)
+    if found.cut_short and chosen is None:
+        return f"{said.removesuffix('.')}, of those that there was time to look at."
+    if chosen is not None and chosen.quantized and 0 < chosen.samples < _FEW_SAMPLES:
+        return f"{said} {chosen.samples} samples cannot tell that: judge it on more before it ships."
+    return said
 
 
 def _warnings(found: Found, chosen: Entry | None, told: Told) -> tuple[str, ...]:
@@ -84,8 +91,10 @@ def _warnings(found: Found, chosen: Entry | None, told: Told) -> tuple[str, ...]
         said += chosen.warnings
         said += _too_few(chosen, told)
         said += _flattered(found, chosen, told)
+        said += _forbidden(chosen, told)
     if found.cut_short:
-        said.append(f"the search ended early: {told.goal.time_s:g} s were given, more might find more")
+        given = f"{told.goal.time_s:g} s that were given"
+        said.append(f"not everything was tried in the {given}: more time might find more")
     if not told.target.measured:
         said.append(f"latency is estimated by rules for {told.target.name}, not measured: the device picks on arrival")
     return tuple(said)
@@ -101,7 +110,7 @@ def _too_few(chosen: Entry, told: Told) -> list[str]:
     needed = needed_samples(judged.difference, judged.samples, drop=allowed, least=least)
     if needed <= judged.samples:
         return []
-    unit = "points" if goal.unit == "points" else "per cent"
+    unit = "per cent" if goal.percent else "point" if goal.max_drop == 1 else "points"
     few = f"{judged.samples} samples are too few to tell a loss of {goal.max_drop:g} {unit} from none"
     return [f"{few}: about {_rounded(needed)} are needed"]
 
@@ -117,6 +126,14 @@ def _flattered(found: Found, chosen: Entry, told: Told) -> list[str]:
     unit = "points" if told.goal.unit == "points" else "per cent"
     many = f"this is the best of {len(judged)} candidates on the same samples, which flatters it"
     return [f"the loss may be as much as {most:.2f} {unit} (95 %), and {many}: judge it once more on others"]
+
+
+def _forbidden(chosen: Entry, told: Told) -> list[str]:
+    """What ran here, and not where it is to run as it is installed. A device of the fleet has run it itself."""
+    if chosen.engine != "openvino" or told.target.name.startswith("device:"):
+        return []
+    needed = "set MemoryDenyWriteExecute=no in its unit, or it runs the float model that is packed beside it"
+    return [f"OpenVINO compiles as it loads a model, which the packaged service may not: {needed}"]
 
 
 def _rounded(count: int) -> int:

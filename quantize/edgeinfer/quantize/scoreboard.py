@@ -39,7 +39,7 @@ class _Column:
 _COLUMNS = (
     _Column("metric", 8, 40, lambda seen: _number(seen.metric_value, ".4f")),
     _Column("agree", 7, 90, lambda seen: _number(seen.agreement, ".4f")),
-    _Column("KiB", 7, 66, lambda seen: "" if seen.bytes is None else f"{seen.bytes / 1024:,.0f}"),
+    _Column("KiB", 7, 66, lambda seen: f"{seen.bytes / 1024:,.0f}" if seen.bytes else ""),
     _Column("ratio", 6, 50, lambda seen: _number(seen.ratio, ".2f")),
 )
 

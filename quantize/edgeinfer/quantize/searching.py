@@ -260,6 +260,7 @@ def _report(request: Request, ready: Prepared, bench: Workbench, found: Found, g
         for note in model.notes
     ]
     notes += [f"{model.engine}: {model.unquantizable}" for model in ready.models if model.unquantizable]
+    notes += [ready.declared.assumed] if ready.declared.assumed else []
     told = Told(
         goal=goal,
         metric=ready.metric,

@@ -20,7 +20,7 @@ from edgeinfer.quantize.progress import Progress, Seen
 from edgeinfer.quantize.schemes.base import Layer, Plan, Precision, Scheme
 from edgeinfer.quantize.search.entry import Entry, Screened, Timing
 from edgeinfer.quantize.search.mixing import LayerCost
-from edgeinfer.quantize.search.orders import Answer, Evaluate, Make, Mix, Order, Probe, Screen, Time
+from edgeinfer.quantize.search.orders import Answer, Evaluate, Make, Mix, Order, Probe, Screen, Sketch, Time
 from edgeinfer.quantize.targets.base import Target
 from edgeinfer.quantize.targets.local import LocalTarget
 from edgeinfer.runtime.engines.base import Array
@@ -60,6 +60,8 @@ class Workbench:
         """Carry out an order. Raises ModelError where a float model cannot be run, StorageError where the disk is full,
         and what the target raises."""
         match order:
+            case Sketch(ids, until_s):
+                return replace(self._answer([]), sketches=self._sketch(ids, until_s))
             case Make(ids):
                 for name in ids:
                     self._make(name, self._scheme(name), {})
@@ -98,6 +100,26 @@ class Workbench:
         return next(material.schemes[name] for material in self.materials.values() if name in material.schemes)
 
     # Making
+
+    def _sketch(self, ids: Sequence[str], until_s: float) -> dict[str, Timing]:
+        """Nothing where the target is asked once only: that is kept for what is really made."""
+        if not self.target.repeats:
+            return {}
+        self.progress("a first look at speed alone", self._share())
+        there: dict[str, Candidate] = {}
+        for name in ids:
+            if self.elapsed_s >= until_s:
+                break
+            sketched = self._maker.sketch(name, self._scheme(name))
+            if sketched is not None:
+                there[name] = sketched
+        reference = self.candidates[self.floats[0]]
+        timings = self.target.time(
+            [reference, *there.values()], sample=self.judge.few.row(0), reference=reference.id, rough=True
+        )
+        for one in there.values():
+            one.path.unlink(missing_ok=True)
+        return {name: timings[one.id] for name, one in there.items() if not timings[one.id].error}
 
     def _make(self, name: str, scheme: Scheme, plan: Plan) -> None:
         if name in self.candidates:

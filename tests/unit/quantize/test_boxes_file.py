@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.quantize.dataset import Loaded, load_samples, prepared
@@ -138,7 +138,7 @@ _PLACES = st.sampled_from(
 
 
 @given(st.one_of(_TREES, st.builds(changed, _PLACES, _TREES)))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None)
 def test_any_document_is_annotations_or_refused(tmp_path: Path, document: Any) -> None:
     with contextlib.suppress(SamplesError):
         loaded = load(folder_of(tmp_path, document))

@@ -61,8 +61,12 @@ def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
 
 def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     path = _write(tmp_path, x=np.array([{"a": 1}], dtype=object), y=[0])
-    with pytest.raises(SamplesError, match="plain arrays"):
+    with pytest.raises(SamplesError, match="plain arrays") as refused:
         load_samples(path, task="classification")
+    (tmp_path / "samples.npz").write_bytes(b"neither an archive nor an array")
+    with pytest.raises(SamplesError, match="plain arrays") as no_archive:
+        load_samples(path, task="classification")
+    assert "allow_pickle" not in str(no_archive.value) + str(refused.value)  # advice that nobody should follow
 
 
 def test_a_single_array_is_refused(tmp_path: Path) -> None:
@@ -76,6 +80,9 @@ def test_a_single_array_is_refused(tmp_path: Path) -> None:
     ("arrays", "said"),
     [
         ({"y": [0]}, "expected the key 'x'"),
+        ({"X_test": np.zeros((2, 3)), "y": [0, 1]}, r"the key 'x', found \['X_test', 'y'\]"),
+        ({"x": np.zeros((2, 3)), "labels": [0, 1]}, r"each sample, found \['labels', 'x'\]"),
+        ({"x": [[0, 1], [0, np.inf], [np.nan, 1]], "y": [0, 1, 1]}, "in 2 of 3 samples, the first at index 1"),
         ({"x": np.zeros((2, 3))}, "expected the key 'y'"),
         ({"x": np.zeros((0, 3)), "y": []}, "expected samples in 'x'"),
         ({"x": np.zeros((2, 3)), "y": [0, 1, 2]}, "expected 2 integer labels"),

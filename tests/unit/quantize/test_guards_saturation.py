@@ -70,6 +70,7 @@ for path in sys.argv[2:]:
 
 
 @pytest.mark.data
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(_QEMU is None, reason="qemu-x86_64 is not installed (Debian: qemu-user)")
 @pytest.mark.skipif("avx2" not in _cpu_flags(), reason="needs an x86-64 Python to run under another CPU model")
 def test_an_avx2_cpu_without_vnni_is_found_out(kws: dict[bool, Path], data_dir: Path) -> None:
@@ -79,7 +80,7 @@ def test_an_avx2_cpu_without_vnni_is_found_out(kws: dict[bool, Path], data_dir: 
         [*arguments, str(kws[False]), str(kws[True])],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=1000,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )

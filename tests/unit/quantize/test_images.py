@@ -75,6 +75,8 @@ def test_of_two_columns_the_other_one_is_the_label(tmp_path: Path) -> None:
         ("file,label\n0.png,0\n1.png\n", "line 3: expected 2 columns as in the first line, found 1"),
         ("file,label\n0.png,0\n1.png,-1\n", r"line 3: expected a class of 0 to \d+, found '-1'"),
         ("file,label\n0.png,0\n1.png,cat\n", "expected names only, or numbers only as label"),
+        ("file,label\n0.png,0\n1.png,cat\n2.png,2\n", "line 3: .* found 'cat' where 2 of 3 are numbers"),
+        ("file,label\n0.png,cat\n1.png,dog\n2.png,2\n", "line 4: .* found '2' where 2 of 3 are names"),
         ("file,label\n0.png,0\n1.png,1.5\n", "line 3: expected names only|found '0'"),
         ("file,label\n../0.png,0\n", "expected a file in this folder"),
         ("file,label\n/etc/passwd,0\n", "expected a file in this folder"),

@@ -224,6 +224,9 @@ error.higher_is_better = False
 def broken(outputs, labels):
     return outputs[7]
 
+def leaves(outputs, labels):
+    raise SystemExit(0)
+
 def strange(outputs, labels):
     return "much"
 
@@ -274,6 +277,7 @@ def test_an_installed_function_has_a_name(own: str, tmp_path: Path, monkeypatch:
     [
         ("broken", "the function own_metrics:broken failed: IndexError"),
         ("strange", "the function own_metrics:strange failed: ValueError"),
+        ("leaves", "the function own_metrics:leaves failed: SystemExit"),
         ("wide", r"to return a number, or one for each sample, found an array of shape \(2, 2\)"),
         ("short", "found 1 figures for 2 samples"),
         ("none", "expected a function 'none' in the module 'own_metrics', found none"),

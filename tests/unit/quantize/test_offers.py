@@ -38,6 +38,26 @@ def test_pruned_schemes_wait_for_the_pruned_float_model(material: Material) -> N
     pruned = [offer for name, offer in offers.items() if name.endswith("-pruned") and name != "onnx-fp32-pruned"]
     assert pruned
     assert {offer.after for offer in pruned} == {"onnx-fp32-pruned"}
+    assert all(offer.prunes in offers for offer in pruned)
+
+
+def test_every_scheme_with_every_switch_is_offered(material: Material) -> None:
+    offers = {offer.id: offer for offer in offers_of([material], engines=["onnx"])}
+    static = [name for name, scheme in material.schemes.items() if scheme.calibrates and "-pruned" not in name]
+    plain = [name for name in static if not name.endswith(("-cle", "-bc"))]
+    assert len(plain) > 5
+    for name in plain:
+        for switches in ("", "-pruned", "-cle", "-bc", "-cle-bc", "-pruned-cle", "-pruned-bc", "-pruned-cle-bc"):
+            assert f"{name}{switches}" in offers
+    assert offers["onnx-s8s8-pruned-cle-bc"].rung == 2, "an exhaustive search alone looks at these"
+    assert offers["onnx-u8s8-cle-bc"].rung == 1
+
+
+def test_what_is_like_another_one_names_one_that_there_is(material: Material) -> None:
+    offers = {offer.id: offer for offer in offers_of([material], engines=["onnx"])}
+    liking = [offer for offer in offers.values() if offer.like]
+    assert liking
+    assert all(offer.like in {*offers, "onnx-fp32"} for offer in liking)
 
 
 def test_an_engine_that_the_target_lacks_is_not_offered(material: Material) -> None:

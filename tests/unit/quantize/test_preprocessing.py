@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeinfer.quantize.dataset.samples import Loaded, prepared
 from edgeinfer.quantize.preprocessing import declare, infer, model_rows, read_spec
 from edgeinfer.quantize.rows import stacked
 from edgeinfer.runtime.errors import ConfigError, SamplesError
@@ -50,6 +51,7 @@ def test_files_say_the_same_as_inline(tmp_path: Path, name: str, text: str) -> N
     ("spec", "said"),
     [
         ("colour=bgr", "unknown key 'colour'.*did you mean 'color'"),
+        ("knd=image", "unknown key 'knd'.*did you mean 'kind'"),
         ("color=purple", "purple"),
         ("mean=abc", "--preprocess"),
         ("std=0", "> 0"),
@@ -179,3 +181,29 @@ def test_a_tensor_declaration_changes_nothing() -> None:
     declared = declare("kind=tensor", WINDOW)
     assert declared.preprocess == TensorPre()
     assert np.array_equal(stacked(model_rows(np.ones((2, 80)), declared, WINDOW, where="here")), np.ones((2, 80)))
+
+
+def test_pixels_are_known_by_their_type() -> None:
+    pixels = np.full((3, *IMAGE.shape[1:]), 200, np.uint8)
+    assert declare("kind=image,std=255", IMAGE, samples=pixels).raw
+    assert "raw=false" in declare("kind=image,mean=128", IMAGE, samples=pixels).assumed
+    assert not declare("kind=image,std=255,raw=false", IMAGE, samples=pixels).raw
+    assert not declare("kind=image,std=1", IMAGE, samples=pixels).raw  # the same either way
+    assert not declare("kind=image,std=255", IMAGE, samples=pixels.astype(np.float32)).raw
+
+
+def test_pictures_that_the_declaration_cannot_have_made_are_refused() -> None:
+    def prepare(spec: str, model: TensorSpec, value: float, dtype: type[np.generic]) -> None:
+        x = np.full((3, *model.shape[1:]), value, dtype)
+        loaded = Loaded(x=x, y=np.zeros(3, np.int64), sha256="")
+        prepared(loaded, declare(spec, model, samples=x), model, where="x.npz")
+
+    with pytest.raises(SamplesError, match="values of 0 to 1, found 200 to 200") as refused:
+        prepare("kind=image,std=255", IMAGE, 200, np.float32)
+    assert "raw=true" in refused.value.hint
+    with pytest.raises(SamplesError, match="found 200 to 200"):  # channels first: not as a picture is before it
+        prepare("kind=image,std=255", PLANES, 200, np.uint8)
+    prepare("kind=image,std=255", IMAGE, 200, np.uint8)
+    prepare("kind=image,std=255", IMAGE, 0.8, np.float32)
+    prepare("kind=image,std=255,raw=true", IMAGE, 200, np.float32)
+    prepare("", IMAGE, 1800, np.float32)  # nothing was declared

@@ -7,10 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from edgeinfer.quantize.candidate import float_candidates
 from edgeinfer.quantize.commands import quantize_model, read_flags
 from edgeinfer.quantize.dataset import Samples
 from edgeinfer.quantize.destinations import check_destinations
 from edgeinfer.quantize.evaluate import Scored
+from edgeinfer.quantize.modelfile import ModelFile
 from edgeinfer.quantize.plausible import check_plausible
 from edgeinfer.quantize.report.document import Row
 from edgeinfer.quantize.report.figures import latency
@@ -77,10 +79,32 @@ def test_labels_that_the_float_model_does_not_know_are_refused() -> None:
     assert check_plausible(_saying(y), _samples(y), task="classification") == ()
     with pytest.raises(SamplesError, match=r"accuracy is 0\.000 .* guessing gives 0\.250"):
         check_plausible(_saying(y), _samples((y + 1) % CLASSES), task="classification")
-    with pytest.raises(SamplesError, match="guessing"):  # one answer for everything
+    with pytest.raises(SamplesError, match="the same for all 80 samples"):
         check_plausible(_saying(np.zeros_like(y)), _samples(y), task="classification")
     with pytest.raises(SamplesError, match=r"AUC is 0\.000"):
         check_plausible(Scored(-np.arange(80.0)), _samples((np.arange(80) > 40).astype(int)), task="anomaly")
+
+
+def test_a_float_model_that_says_no_numbers_is_refused_for_that() -> None:
+    y = np.arange(80) % CLASSES
+    broken = np.full((80, CLASSES), np.nan)
+    with pytest.raises(SamplesError, match="found NaN or infinity for all 80 samples") as refused:
+        check_plausible(Scored(broken), _samples(y), task="classification")
+    assert "weights" in refused.value.hint
+    with pytest.raises(SamplesError, match="for all 3 samples"):  # few samples, no labels: it is broken all the same
+        check_plausible(Scored(broken[:3]), _samples(y[:3], labelled=False), task="regression")
+    some = np.eye(CLASSES)[y]
+    some[7] = np.inf
+    said = check_plausible(Scored(some), _samples(y), task="classification")
+    assert said == ("the float model gives NaN or infinity for 1 of 80 samples",)
+
+
+def test_numbers_that_their_mean_is_nearer_to_are_warned_of() -> None:
+    y = np.arange(80.0)[:, np.newaxis]
+    assert check_plausible(Scored(y + 3.0), _samples(y), task="regression") == ()
+    said = check_plausible(Scored(y + 30.0), _samples(y), task="regression")
+    assert "mean squared error is 900 on these samples, where their mean alone gives 533.2" in said[0]
+    assert check_plausible(Scored(np.hstack([y, y])), _samples(y), task="regression") == ()  # an own metric's business
 
 
 def test_what_cannot_be_told_is_not_refused() -> None:
@@ -92,9 +116,24 @@ def test_what_cannot_be_told_is_not_refused() -> None:
     assert "of class 0" in check_plausible(_saying(y), _samples(np.zeros_like(y)), task="classification")[0]
 
 
+def test_two_files_of_one_format_are_named() -> None:
+    names = ("a.onnx", "b.tflite", "c.onnx")
+    models = [ModelFile(Path(name), {"e": "litert"}.get(name[-1], "onnx"), (), (), "1") for name in names]
+    with pytest.raises(UsageError, match=r"found a\.onnx and c\.onnx for onnx"):
+        float_candidates(models)
+
+
+def test_numbers_among_the_sample_options_may_be_said_inline() -> None:
+    options = read_flags([], {}, specs={"samples": "window=64,stride=8,label_column=fault,columns=a,b"}).samples.options
+    assert (options.window, options.stride, options.label_column) == (64, 8, "fault")
+    assert tuple(options.columns) == ("a", "b")
+
+
 def test_flags_are_named_as_they_were_given() -> None:
     with pytest.raises(ConfigError, match=r"--max-drop: .*found -1"):
         read_flags([], {"budget.max_drop": -1.0}, specs={})
+    with pytest.raises(ConfigError, match=r"--samples window: .*int.*found abc"):
+        read_flags([], {}, specs={"samples": "window=abc"})
     with pytest.raises(ConfigError, match=r"--samples: .*wndow.*known here: .*window"):
         read_flags([], {}, specs={"samples": "wndow=3"})
 
@@ -133,7 +172,7 @@ def test_nothing_better_is_only_said_of_a_whole_search(
         output=tmp_path / "out.edgepkg",
         time_s=1e-6,
     )
-    assert any("the search ended early" in warning for warning in document["warnings"])
+    assert any("not everything was tried" in warning for warning in document["warnings"])
     assert "nothing that keeps the budget is better" not in document["answer"]
 
 

@@ -180,7 +180,7 @@ def test_a_float_model_that_stays_first_is_said_so(
     quantize_command(_recipe(make_model(), samples), as_json=True)
     printed = capsys.readouterr()
     document = json.loads(printed.out)
-    assert ("stays first: " in printed.err) is first
+    assert ("warning: nothing is quantized: " in printed.err) is first
     assert document["chosen"]["quantized"] is not first
     assert document["package"] is not None
     if first:
@@ -267,7 +267,7 @@ def test_the_command_tells_what_it_inferred_and_exits_with_the_status(
         command = [sys.executable, "-m", "edgeinfer", "quantize", str(model), "--data", str(samples), "--json"]
         command += ["--task", "classification", "--name", "halves", "--version", "1.0.0"]
         command += ["-o", str(samples.parent / "out.edgepkg"), *more]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
     done = run(make_model())
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.quantize.dataset import SampleOptions
@@ -144,7 +144,7 @@ _LINES = st.lists(
 
 
 @given(_LINES)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None)
 def test_any_text_is_a_recipe_or_refused(tmp_path: Path, lines: list[str]) -> None:
     with contextlib.suppress(ConfigError):
         assert overridden(recipe_of(tmp_path, "\n".join(lines)), {}) is not None

@@ -105,6 +105,9 @@ def test_names_are_text() -> None:
 
 def test_a_refusal_and_a_bare_report_have_pages() -> None:
     assert "Do not ship" in page(refused_report(), title="x")
+    warned = msgspec.structs.replace(refused_report(), warnings=("one",))
+    assert "Before you ship" not in page(warned, title="x")
+    assert "Before you ship" in page(kws_report(warnings=("one",)), title="x")
     base = kws_report()
     bare = msgspec.structs.replace(
         base, candidates=(), chosen=None, sensitivity=(), confusion=None, steps=(), warnings=(), notes=()

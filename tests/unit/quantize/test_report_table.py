@@ -1,9 +1,11 @@
 """The table of a report: what it says, and that it fits."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from edgeinfer.quantize.report.document import Report
+from edgeinfer.quantize.report.document import Report, Row
 from edgeinfer.quantize.report.gain import Verdict, answer, headline_figures, verdict
 from edgeinfer.quantize.report.table import render
 from reports import hostile_report, kws_report, refused_report
@@ -31,9 +33,34 @@ def test_order_is_chosen_then_float_then_accepted_then_refused_with_why() -> Non
     ]
     positions = [shown.index(part) for part in parts]
     assert positions == sorted(positions)
-    lines = shown.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("  onnx-weights4"))
-    assert "nothing was quantized: it holds no MatMul" in lines[at + 1]
+    line = next(line for line in shown.splitlines() if line.startswith("  onnx-weights4"))
+    assert "nothing was quantized: it holds no MatMul" in line
+
+
+def test_what_was_not_made_takes_a_line_and_the_answer_is_still_in_sight_at_the_end() -> None:
+    base = kws_report()
+    row = Row(
+        variant="onnx-s8s8",
+        engine="onnx",
+        precision="int8",
+        quantized=True,
+        bytes=0,
+        verdict="refused",
+        reason="not made: 1.99 times slower than litert-int8-weights, which keeps the budget",
+    )
+    rows = tuple(msgspec.structs.replace(row, variant=f"onnx-s8s8-{number}") for number in range(20))
+    lines = render(
+        msgspec.structs.replace(base, candidates=(*base.candidates, *rows)), package=Path("kws.edgepkg"), width=100
+    ).splitlines()
+    at = lines.index("not made")
+    assert lines.index("refused") < at
+    shown = [line.split(maxsplit=1) for line in lines[at:] if line.startswith("  onnx-s8s8-")]
+    assert shown[0] == ["onnx-s8s8-0", "1.99 times slower than litert-int8-weights, which keeps the budget"]
+    assert len(shown) == len(rows)
+    assert lines[-1] == "package: kws.edgepkg"
+    assert lines[0] in lines[-4:]
+    few = msgspec.structs.replace(base, candidates=base.candidates[:1], warnings=(), sensitivity=())
+    assert render(few, width=100).count(lines[0]) == 1
 
 
 def test_wide_shows_intervals_and_narrow_keeps_what_decides() -> None:

@@ -78,7 +78,7 @@ def test_classes_are_counted_of_the_float_model_and_the_chosen_one() -> None:
 
 def test_too_few_samples_are_warned_of_with_how_many_are_needed() -> None:
     made = report(FLOAT, entry("onnx-a", ratio=0.5, high=0.03))
-    assert "100 samples are too few to tell a loss of 1 points from none: about 1900 are needed" in made.warnings
+    assert "100 samples are too few to tell a loss of 1 point from none: about 1900 are needed" in made.warnings
     assert not report(FLOAT, entry("onnx-a", ratio=0.5, high=0.001, samples=5000)).warnings
 
 
@@ -93,10 +93,32 @@ def test_the_best_of_many_on_the_same_samples_is_warned_of() -> None:
     assert "the best of" not in " ".join(report(FLOAT, *sure).warnings)
 
 
+def test_an_engine_that_the_packaged_service_forbids_is_warned_of() -> None:
+    chosen = replace(entry("openvino-int8", ratio=0.5), engine="openvino")
+    said = "MemoryDenyWriteExecute=no"
+    assert said in " ".join(report(FLOAT, chosen).warnings)
+    assert said not in " ".join(report(FLOAT, chosen, target=NamedTarget("device:press-4")).warnings)
+    assert said not in " ".join(report(FLOAT, entry("onnx-a", ratio=0.5)).warnings)
+
+
+def test_the_answer_itself_says_where_samples_are_too_few_to_say_anything() -> None:
+    few = report(FLOAT, entry("onnx-a", ratio=0.5, samples=7)).answer
+    assert few.endswith("loses nothing on 7 samples. 7 samples cannot tell that: judge it on more before it ships.")
+    assert "cannot tell" not in report(FLOAT, entry("onnx-a", ratio=0.5, samples=20)).answer
+    assert "cannot tell" not in report(FLOAT, entry("onnx-a", ratio=2.0, samples=7)).answer  # the float model
+
+
+def test_nothing_to_ship_is_said_of_what_there_was_time_for() -> None:
+    broke = entry("onnx-a", ratio=0.5, lost=0.05)
+    short = report(found=Found({"onnx-fp32": FLOAT, "onnx-a": broke}, cut_short=True), goal=Goal(1.0, time_s=5.0))
+    assert short.answer.startswith("Nothing to ship: no candidate keeps within 1 point of the float model, of those")
+    assert short.answer.endswith("of those that there was time to look at.")
+
+
 def test_a_search_cut_short_and_an_estimate_are_said_to_be_so() -> None:
     found = Found({"onnx-fp32": FLOAT}, cut_short=True)
     warnings = report(found=found, goal=Goal(1.0, time_s=5.0), target=NamedTarget("rpi4", measured=False)).warnings
-    assert warnings[0].startswith("the search ended early: 5 s were given")
+    assert warnings[0].startswith("not everything was tried in the 5 s that were given")
     assert "estimated by rules for rpi4" in warnings[1]
 
 

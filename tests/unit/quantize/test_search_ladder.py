@@ -13,7 +13,7 @@ from edgeinfer.quantize.search.entry import Entry, Judged, Offer, Screened, Timi
 from edgeinfer.quantize.search.goal import Goal, Objective
 from edgeinfer.quantize.search.ladder import Found, climb
 from edgeinfer.quantize.search.mixing import LayerCost
-from edgeinfer.quantize.search.orders import Answer, Evaluate, Make, Mix, Order, Probe, Screen, Time
+from edgeinfer.quantize.search.orders import Answer, Evaluate, Make, Mix, Order, Probe, Screen, Sketch, Time
 from edgeinfer.quantize.search.statistics import Difference
 from edgeinfer.quantize.search.verdicts import choose
 from edgeinfer.runtime.manifest import Name
@@ -35,7 +35,8 @@ class Recorded:
 
 @dataclass
 class RecordedBench:
-    """Answers orders from records. `mixed` makes the record of a mixed candidate from how many layers it has."""
+    """Answers orders from records. `sketched`: it can tell how fast something is before it is made. `mixed` makes the
+    record of a mixed candidate from how many layers it has."""
 
     records: Mapping[str, Recorded]
     layers: Sequence[LayerCost] = ()
@@ -44,6 +45,8 @@ class RecordedBench:
     orders: list[Order] = field(default_factory=list)
     timings: int = 0
     interval: float = 0.004
+    sketched: bool = False
+    sketches: Mapping[str, Timing] = field(default_factory=dict)
 
     def run(self, goal: Goal, offers: Sequence[Offer], floats: Sequence[str], *, exhaustive: bool = False) -> Found:
         entries = [
@@ -68,6 +71,11 @@ class RecordedBench:
     def _answer(self, order: Order) -> Answer:
         elapsed = self.seconds_an_order * len(self.orders)
         match order:
+            case Sketch(ids):
+                known = {name: Timing(ratio=self._own[name].ratio) for name in ids if self.sketched} | dict(
+                    self.sketches
+                )
+                return Answer({}, elapsed, sketches=known)
             case Make(ids):
                 for name in ids:
                     offer = self._offers[name]
@@ -461,3 +469,100 @@ def test_what_computes_like_something_that_could_not_be_made_is_tried() -> None:
     }
     offers = [offer("onnx-a"), offer("onnx-b"), offer("onnx-b-mse", rung=1, like="onnx-b")]
     assert chosen(RecordedBench(records).run(Goal(1.0), offers, ["onnx-fp32"]), Goal(1.0)) == "onnx-b-mse"
+
+
+def test_what_would_be_too_slow_is_not_made() -> None:
+    records = FLOAT | {"onnx-a": Recorded(500, 0.4), "onnx-b": Recorded(500, 0.7), "onnx-c": Recorded(500, 0.41)}
+    offers = [offer("onnx-a", rung=1), offer("onnx-b"), offer("onnx-c", rung=1)]
+    bench = RecordedBench(records, sketched=True)
+    found = bench.run(Goal(1.0), offers, ["onnx-fp32"])
+    assert [order.ids for order in bench.asked(Sketch)] == [("onnx-b", "onnx-a", "onnx-c")]
+    assert [order.ids for order in bench.asked(Make)] == [("onnx-b",), ("onnx-a",), ("onnx-c",)]
+    assert chosen(found, Goal(1.0)) == "onnx-a"
+    swift = RecordedBench(records, sketched=True)
+    found = swift.run(Goal(1.0), [offer(f"onnx-{x}") for x in "abc"], ["onnx-fp32"])
+    assert [order.ids for order in swift.asked(Make)] == [("onnx-a",), ("onnx-c",)]
+    assert found.entries["onnx-b"].refused == "not made: 1.75 times slower than onnx-a, which keeps the budget"
+
+
+def test_what_is_slower_is_made_where_what_is_fast_breaks_the_budget() -> None:
+    records = FLOAT | {"onnx-a": Recorded(500, 0.4, 0.5), "onnx-b": Recorded(500, 0.7), "onnx-c": Recorded(500, 0.98)}
+    bench = RecordedBench(records, sketched=True)
+    found = bench.run(Goal(1.0), [offer(f"onnx-{x}") for x in "abc"], ["onnx-fp32"])
+    assert [order.ids for order in bench.asked(Make)] == [("onnx-a",), ("onnx-b",)]
+    assert chosen(found, Goal(1.0)) == "onnx-b"
+
+
+def test_that_nothing_keeps_the_budget_is_not_said_of_what_was_not_made() -> None:
+    records = FLOAT | {"onnx-a": Recorded(500, 0.5, 0.5), "onnx-b": Recorded(500, 3.0), "onnx-c": Recorded(500, 4.0)}
+    bench = RecordedBench(records, sketched=True)
+    found = bench.run(Goal(1.0), [offer(f"onnx-{x}") for x in "abc"], ["onnx-fp32"])
+    assert found.entries["onnx-b"].judged is not None
+    assert found.entries["onnx-c"].refused.startswith("not made: 4.00 times slower than onnx-fp32")
+    assert chosen(found, Goal(1.0)) == "onnx-fp32"
+
+
+def test_what_was_not_made_beside_what_turned_out_to_be_slow_is_made_after_all() -> None:
+    """The leader's sketch and first look were lucky."""
+
+    class Lucky(RecordedBench):
+        def _screen(self, name: str) -> None:
+            super()._screen(name)
+            if name == "onnx-a":
+                self._set(name, timing=Timing(ratio=0.4))
+
+        def _answer(self, order: Order) -> Answer:
+            if isinstance(order, Time):
+                for name in order.ids:
+                    super()._screen(name)
+            return super()._answer(order)
+
+    bench = Lucky(FLOAT | {"onnx-a": Recorded(500, 0.7), "onnx-b": Recorded(500, 0.6)})
+    bench.sketches = {"onnx-a": Timing(ratio=0.4), "onnx-b": Timing(ratio=0.6)}
+    found = bench.run(Goal(1.0), [offer("onnx-a"), offer("onnx-b")], ["onnx-fp32"])
+    assert [order.ids for order in bench.asked(Make)] == [("onnx-a",), ("onnx-b",)]
+    assert chosen(found, Goal(1.0)) == "onnx-b"
+
+
+@pytest.mark.parametrize(("pruned", "made"), [(0.6, ["onnx-a-pruned"]), (0.49, ["onnx-a"])])
+def test_channels_are_removed_where_that_gains_something(pruned: float, made: list[str]) -> None:
+    ratio = 0.5 if pruned < 0.5 else 0.8
+    records = FLOAT | {
+        "onnx-a": Recorded(500, ratio),
+        "onnx-fp32-pruned": Recorded(900, 0.99),
+        "onnx-a-pruned": Recorded(400, pruned),
+    }
+    offers = [
+        offer("onnx-a"),
+        offer("onnx-fp32-pruned", quantizes=False),
+        offer("onnx-a-pruned", after="onnx-fp32-pruned", prunes="onnx-a"),
+    ]
+    bench = RecordedBench(records, sketched=True)
+    found = bench.run(Goal(1.0), offers, ["onnx-fp32"])
+    assert [order.ids for order in bench.asked(Make)] == [("onnx-fp32-pruned",), *[(name,) for name in made]]
+    assert chosen(found, Goal(1.0)) == made[0]
+
+
+@pytest.mark.parametrize("objective", ["size", "energy"])
+def test_speed_alone_is_asked_for_only_where_it_decides(objective: Objective) -> None:
+    records = FLOAT | {"onnx-a": Recorded(500, 0.5), "onnx-b": Recorded(400, 2.0)}
+    bench = RecordedBench(records, sketched=True)
+    goal = Goal(1.0, objective=objective)
+    bench.run(goal, [offer("onnx-a"), offer("onnx-b")], ["onnx-fp32"])
+    every = RecordedBench(records, sketched=True)
+    every.run(Goal(1.0), [offer("onnx-a"), offer("onnx-b")], ["onnx-fp32"], exhaustive=True)
+    assert not bench.asked(Sketch)
+    assert not every.asked(Sketch)
+
+
+def test_an_exhaustive_search_mends_all_that_could_win() -> None:
+    layers = [LayerCost("layer", "Conv", 10, divergence=0.1, bytes_saved=-30)]
+    names = [f"litert-{x}" for x in "abcd"]
+    bench = RecordedBench(
+        FLOAT | {name: Recorded(500, 0.3, 0.5) for name in names},
+        layers,
+        {(name, 1): FLOAT["onnx-fp32"] for name in names},
+    )
+    offers = [offer(name, mixes=frozenset({"float"})) for name in names]
+    found = bench.run(Goal(1.0), offers, ["onnx-fp32"], exhaustive=True)
+    assert {tried.scheme for tried in found.tried} == set(names)

@@ -164,3 +164,17 @@ def test_what_was_not_looked_at_is_not_called_good() -> None:
     chosen = choose(entries, Goal(1.0), given=GIVEN)
     rows = {row.variant: row for row in judge(entries, Goal(1.0), chosen=chosen, given=GIVEN).rows}
     assert (rows["onnx-a"].verdict, rows["onnx-a"].drop) == ("refused", None)
+
+
+def test_what_could_not_be_kept_is_named() -> None:
+    entries = known(entry("onnx-a", 0.5, lost=0.05))
+
+    def said(goal: Goal) -> str:
+        return answer(judge(entries, goal, chosen=None, given=GIVEN), goal, given=GIVEN)
+
+    assert said(Goal(1.0)) == "Nothing to ship: no candidate keeps within 1 point of the float model."
+    assert "keeps within 0.5 per cent of" in said(Goal(0.5, percent=True))
+    assert said(Goal(2.0, min_agreement=0.99, max_bytes=10_000)) == (
+        "Nothing to ship: no candidate keeps the budget, that it loses at most 2 points, agrees with the float model "
+        "on 0.99 of the samples and has at most 10,000 bytes."
+    )

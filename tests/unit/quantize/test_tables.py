@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.quantize.dataset import Loaded, SampleOptions, load_samples, prepared, split
@@ -143,7 +143,7 @@ def test_windows_are_kept_once_however_much_they_overlap(tmp_path: Path) -> None
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(alphabet='a1,;\t"\n\r-.e lbn', max_size=200).map(str.encode)))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None)
 def test_any_bytes_are_samples_or_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content)

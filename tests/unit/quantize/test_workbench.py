@@ -22,7 +22,7 @@ from edgeinfer.quantize.pack import Identity
 from edgeinfer.quantize.progress import silent
 from edgeinfer.quantize.request import Request
 from edgeinfer.quantize.schemes.base import Calibration, Make, Plan, Precision, Scheme
-from edgeinfer.quantize.search.orders import Evaluate, Mix, Probe, Screen, Time
+from edgeinfer.quantize.search.orders import Evaluate, Mix, Probe, Screen, Sketch, Time
 from edgeinfer.quantize.search.orders import Make as MakeOrder
 from edgeinfer.quantize.searching import prepare
 from edgeinfer.quantize.targets.base import Target, Timing
@@ -130,6 +130,33 @@ def test_a_real_scheme_is_made_screened_judged_and_guarded(network: Path, open_b
     assert judged.judged is not None
     assert judged.judged.samples == 48
     assert bench.said["onnx-int8-weights"].shape == (48,), "classes, and not all scores"
+
+
+def test_speed_is_seen_by_sketches_that_are_not_kept(network: Path, open_bench: OpenBench) -> None:
+    told: list[int] = []
+
+    def quick(source: Path, target: Path, calibration: Calibration, plan: Plan) -> str:
+        told.append(len(calibration))
+        return copied(source, target, calibration, plan)
+
+    def unused(*_: object) -> str:
+        raise AssertionError("made in full")
+
+    def failing(*_: object) -> str:
+        raise ModelError("the tool failed")
+
+    schemes = [scheme("onnx-slow", unused, sketch=quick), scheme("onnx-failing", failing)]
+    bench = open_bench(network, *schemes, target=LocalTarget())
+    answer = bench.do(Sketch(("onnx-slow", "onnx-failing", "onnx-int8-weights")))
+    assert set(answer.sketches) == {"onnx-slow", "onnx-int8-weights"}
+    assert all(timing.ratio > 0.0 for timing in answer.sketches.values())
+    assert len(told) == 1
+    assert set(bench.entries) == {"onnx-fp32"}, "they are no candidates"
+    assert list(bench.folder.iterdir()) == []
+
+
+def test_a_target_that_is_asked_once_is_not_asked_for_sketches(network: Path, open_bench: OpenBench) -> None:
+    assert open_bench(network).do(Sketch(("onnx-int8-weights",))).sketches == {}
 
 
 @pytest.mark.parametrize("make", [copied, inflated])

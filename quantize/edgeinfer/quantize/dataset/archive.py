@@ -22,6 +22,7 @@ __all__ = ["check_labels", "load_archive", "load_rows", "numbered_groups"]
 _KEYS = {"x", "y", "x_calibration", "group"}
 _DTYPE_KINDS = "fiub"
 _BLOCK_ROWS = 1024
+_WRITE = "write it with numpy.savez(path, x=..., y=...)"
 
 
 def load_archive(path: Path, *, task: Task) -> Loaded:
@@ -34,8 +35,12 @@ def load_archive(path: Path, *, task: Task) -> Loaded:
             f"{path}: expected 'x_calibration' of shape (M, {_join(x.shape[1:])}) like 'x', found {calibration.shape}"
         )
     for name, array in (("x", x), ("x_calibration", calibration)):
-        if array is not None and not _is_finite(array):
-            raise SamplesError(f"{path}: expected finite numbers in {name!r}, found NaN or infinity")
+        if array is not None and len(broken := _not_finite(array)):
+            raise SamplesError(
+                f"{path}: expected finite numbers in {name!r}, found NaN or infinity in {len(broken)} of {len(array)} "
+                f"samples, the first at index {broken[0]}",
+                hint="leave those samples out, or repair what wrote them",
+            )
     y = _labels(path, arrays, count=len(x), task=task)
     group = arrays.get("group")
     return Loaded(
@@ -52,14 +57,14 @@ def load_rows(path: Path) -> Array:
     """Rows to calibrate with, from an archive of their own: its `x_calibration`, or its `x`. Raises SamplesError."""
     arrays = _read_arrays(path)
     rows = arrays["x_calibration"] if "x_calibration" in arrays else _rows(path, arrays)
-    if rows.ndim < 1 or len(rows) == 0 or not _is_finite(rows):
+    if rows.ndim < 1 or len(rows) == 0 or len(_not_finite(rows)):
         raise SamplesError(f"{path}: expected finite samples to calibrate with, found shape {rows.shape}")
     return rows
 
 
 def _rows(path: Path, arrays: dict[str, Array]) -> Array:
     if "x" not in arrays:
-        raise SamplesError(f"{path}: expected the key 'x', found {sorted(arrays)}")
+        raise SamplesError(f"{path}: expected the key 'x', found {_keys(path)}", hint=_WRITE)
     x = arrays["x"]
     if x.ndim < 1 or len(x) == 0 or x.size == 0:
         raise SamplesError(f"{path}: expected samples in 'x' (N, ...), found shape {x.shape}")
@@ -70,11 +75,21 @@ def _join(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, shape))
 
 
-def _is_finite(array: Array) -> bool:
-    """Block by block: a whole mask may not fit beside the array."""
-    if array.dtype.kind != "f":
-        return True
-    return all(bool(np.isfinite(array[at : at + _BLOCK_ROWS]).all()) for at in range(0, len(array), _BLOCK_ROWS))
+def _not_finite(array: Array) -> Array:
+    """The indices of the samples that hold NaN or infinity, found block by block: a whole mask may not fit beside the
+    array."""
+    if array.dtype.kind != "f" or not len(array):
+        return np.zeros(0, np.int64)
+    blocks = (array[at : at + _BLOCK_ROWS] for at in range(0, len(array), _BLOCK_ROWS))
+    finite = [np.isfinite(block).all(axis=tuple(range(1, block.ndim))) for block in blocks]
+    broken: Array = np.flatnonzero(~np.concatenate(finite))
+    return broken
+
+
+def _keys(path: Path) -> list[str]:
+    """All that the archive has, also what is not read: the user sees what it is called there."""
+    with zipfile.ZipFile(path) as archive:
+        return sorted(name.removesuffix(".npy") for name in archive.namelist())
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:
@@ -87,8 +102,8 @@ def _read_arrays(path: Path) -> dict[str, Array]:
             arrays: dict[str, Array] = {key: archive[key] for key in archive.files if key in _KEYS}
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise SamplesError(
-            f"{path}: expected an .npz archive of plain arrays, found something else or a part of one: {error}",
-            hint="write it with numpy.savez(path, x=..., y=...)",
+            f"{path}: expected an .npz archive of plain arrays, found something else or a part of one{_because(error)}",
+            hint=_WRITE,
         ) from error
     for key, array in arrays.items():
         if array.dtype.kind not in _DTYPE_KINDS:
@@ -96,11 +111,18 @@ def _read_arrays(path: Path) -> dict[str, Array]:
     return arrays
 
 
+def _because(error: Exception) -> str:
+    """Without numpy's advice to load what it does not know as a pickle, which runs what is in it."""
+    return "" if "allow_pickle=" in str(error) else f": {error}"
+
+
 def _labels(path: Path, arrays: dict[str, Array], *, count: int, task: Task) -> Array:
     if "y" not in arrays:
         if task not in {"classification", "anomaly"}:
             return np.zeros(count, np.int64)
-        raise SamplesError(f"{path}: expected the key 'y' with a label for each sample, found {sorted(arrays)}")
+        raise SamplesError(
+            f"{path}: expected the key 'y' with a label for each sample, found {_keys(path)}", hint=_WRITE
+        )
     y = arrays["y"]
     if task == "regression":
         if y.shape[:1] != (count,) or not np.isfinite(y).all():

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeinfer.quantize.dataset.samples import Pictures
 from edgeinfer.runtime.errors import SamplesError
-from edgeinfer.runtime.sources.pictures import ENDINGS, NO_PICTURE, decode_picture
+from edgeinfer.runtime.sources.pictures import ENDINGS, MAX_PIXELS, NO_PICTURE, decode_picture
 
 __all__ = ["CALIBRATION", "find_files", "find_pictures", "folder_sha256", "read_pictures", "read_text"]
 
@@ -57,7 +57,8 @@ def read_pictures(files: Iterable[Path]) -> Pictures:
         if picture is NO_PICTURE:
             raise SamplesError(
                 f"{path}: expected a picture, found {len(content)} bytes that are none or a part of one",
-                hint="mend the file, or take it out of the samples",
+                hint="mend the file, or take it out of the samples; or is the picture too large? "
+                f"{MAX_PIXELS:,} pixels are the most",
             )
         paths.append(path)
         sizes.append((picture.shape[0], picture.shape[1]))

@@ -171,7 +171,8 @@ def _columns(listing: Path, header: list[str], options: SampleOptions) -> tuple[
         if name not in header and not (option == "label" and name == "label" and len(header) == 2):
             raise SamplesError(
                 f"{listing}: expected a column {name!r}, found {', '.join(header[:20]) or 'none'}",
-                hint=f"--{option}-column, or {option}_column in the recipe's [samples], names it",
+                hint=f"--samples {option}_column=NAME, or {option}_column in the recipe's [samples], says what it is "
+                "called",
             )
     at_file = header.index(options.file_column)
     return at_file, header.index(options.label_column) if options.label_column in header else 1 - at_file

@@ -34,8 +34,13 @@ def class_numbers(written: Sequence[Written], names: Sequence[str]) -> tuple[Arr
     known = tuple(names) or tuple(sorted({label.text for label in written}))
     places = class_places(known)
     if not names and any(number is not None for number in numbers):
-        odd = next(label for label, number in zip(written, numbers, strict=True) if number is not None)
-        raise SamplesError(f"{odd.where}: expected names only, or numbers only as label, found {odd.text!r}")
+        named = [label for label, number in zip(written, numbers, strict=True) if number is None]
+        numbered = [label for label, number in zip(written, numbers, strict=True) if number is not None]
+        fewer, most = (named, "numbers") if len(named) < len(numbered) else (numbered, "names")
+        raise SamplesError(
+            f"{fewer[0].where}: expected names only, or numbers only as label, found {fewer[0].text!r} where "
+            f"{len(written) - len(fewer)} of {len(written)} are {most}"
+        )
     return np.array([_named(label, places, known) for label in written], np.int64), known
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeinfer.quantize.boxes import Boxes
+from edgeinfer.quantize.modelfile import is_integer
+from edgeinfer.quantize.pixels import check_range
 from edgeinfer.quantize.preprocessing import Declared, model_rows, picture_rows
 from edgeinfer.quantize.rows import Rows, Table
 from edgeinfer.runtime.engines.base import Array
@@ -91,6 +93,9 @@ def prepared(loaded: Loaded, declared: Declared, model_input: TensorSpec, *, whe
     """The samples through the declared preprocessing. Raises SamplesError where they do not fit the model, ConfigError
     where pictures in files meet a declaration that is for none."""
     calibration = loaded.calibration
+    taken_as_they_are = not (loaded.raw or declared.raw or declared.inferred or is_integer(model_input))
+    if isinstance(loaded.x, np.ndarray) and taken_as_they_are:
+        check_range(loaded.x, declared.preprocess, where=where)
     return Samples(
         x=_rows(loaded.x, declared, model_input, raw=loaded.raw, where=where),
         y=loaded.y,

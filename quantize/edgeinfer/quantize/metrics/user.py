@@ -66,7 +66,7 @@ class UserMetric:
     def _asked(self, outputs: tuple[Array, ...], labels: Array, *, finite: bool = True) -> Array:
         try:
             answer = np.asarray(self.function([one.copy() for one in outputs], labels.copy()), dtype=np.float64)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # one that leaves the program would look like success
             raise UsageError(
                 f"--metric: the function {self.name} failed: {type(error).__name__}: {error}",
                 hint="it is called with a list of arrays (N, ...), one for each output, and the labels (N, ...)",

@@ -16,6 +16,8 @@ _MIN_WIDTH = 40
 _REASON_WIDTH = 60
 _MAX_REASON_LINES = 3
 _GAP = "  "
+# Lines that a small terminal shows at once.
+_SCREEN = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,10 @@ def render(report: Report, *, package: Path | None = None, width: int = 100) -> 
     blocks = [_wrapped(answer(report), width), list(_table(report, width))]
     if told := list(_told(report, width)):
         blocks.append(told)
-    blocks.append(list(_footer(report, package, width)))
+    blocks.append(list(_footer(report, width)))
+    if sum(map(len, blocks)) > _SCREEN:  # the first line is out of sight by now
+        blocks.append(_wrapped(answer(report), width))
+    blocks[-1] += _packed(report, package)
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
@@ -53,13 +58,31 @@ def _table(report: Report, width: int) -> Iterator[str]:
         for row in group:
             cells = [column.text(row) for column in columns]
             yield from _with_reason(_line(cells, widths, columns), _reason(row), used, beside, width)
+    if unmade := [row for row in report.candidates if not _was_made(row)]:
+        yield "not made"
+        yield from _names_with_reasons(unmade, width)
+
+
+def _was_made(row: Row) -> bool:
+    return bool(row.bytes) or row.verdict != "refused"
+
+
+def _names_with_reasons(rows: Sequence[Row], width: int) -> Iterator[str]:
+    """There is nothing to show of them but why: a line each where it fits."""
+    names = [f"  {figures.plain(row.variant)}" for row in rows]
+    longest = min(max(map(len, names)), width // 2)
+    for name, row in zip(names, rows, strict=True):
+        reason = _reason(row).removeprefix("not made: ")
+        first, *more = _limited(reason, width - longest - len(_GAP))
+        yield f"{_cut(name, longest).ljust(longest)}{_GAP}{first}".rstrip()
+        yield from (" " * (longest + len(_GAP)) + rest for rest in more)
 
 
 def _groups(report: Report) -> Iterator[tuple[str, list[Row]]]:
     """What was chosen, what the rest is held against, what else would do, what will not; each by latency."""
     chosen, reference = report.chosen, report.reference
     named = {reference.variant} | ({chosen.variant} if chosen is not None else set())
-    others = sorted((row for row in report.candidates if row.variant not in named), key=_order)
+    others = sorted((row for row in report.candidates if row.variant not in named and _was_made(row)), key=_order)
     if chosen is not None:
         yield "chosen", [chosen]
     if chosen is None or chosen.variant != reference.variant:
@@ -159,7 +182,7 @@ def _told(report: Report, width: int) -> Iterator[str]:
             yield from _wrapped(text, width, first=mark, rest="  ")
 
 
-def _footer(report: Report, package: Path | None, width: int) -> Iterator[str]:
+def _footer(report: Report, width: int) -> Iterator[str]:
     target = report.target
     how = "measured on" if target.measured else "estimated for"
     where = f"{target.name} ({target.machine})" if target.machine else target.name
@@ -179,10 +202,12 @@ def _footer(report: Report, package: Path | None, width: int) -> Iterator[str]:
     if any(row.estimated for row in report.candidates):
         legend += " ~: estimated by rules, not measured."
     yield from _wrapped(legend, width)
+
+
+def _packed(report: Report, package: Path | None) -> list[str]:
     if package is not None:
-        yield f"package: {package}"
-    elif report.chosen is None:
-        yield "package: none, refused"
+        return [f"package: {package}"]
+    return ["package: none, refused"] if report.chosen is None else []
 
 
 def _wrapped(text: str, width: int, *, first: str = "", rest: str = "") -> list[str]:

@@ -55,6 +55,9 @@ class Scheme:
     `rung` orders the ladder: 0 is tried first on every model, 1 while there is time, 2 by an exhaustive search only.
     `mixes` are the precisions that a plan may give to single layers; without any the scheme takes no plan. `own` is
     what the other layers have. A scheme that does not calibrate leaves its calibration alone.
+
+    `sketch` writes what runs the same kernels, sooner and maybe worse, to see how fast they are; None: `make` is quick.
+    It is told few calibration rows, and begins with the file of the scheme that `begins` names, "": the float model.
     """
 
     id: str
@@ -67,3 +70,5 @@ class Scheme:
     own: Precision = Precision.INT8
     mixes: frozenset[Precision] = frozenset()
     quantizes: bool = True
+    sketch: Make | None = None
+    begins: str = ""

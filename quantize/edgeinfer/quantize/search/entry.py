@@ -30,7 +30,7 @@ class Offer:
     """A scheme that may be tried. `after` names another one that must have come to something first. `mends` names one
     whose candidate this is a better-behaved form of: it is tried only where that one is fast and loses too much.
     `mixes` are the precisions that single layers may have. `like` names one that computes the same, or less: this one
-    cannot be much faster."""
+    cannot be much faster. `prunes` names the one that it is the same as, of a model with fewer channels."""
 
     id: str
     engine: str
@@ -42,6 +42,7 @@ class Offer:
     after: str = ""
     quantizes: bool = True
     like: str = ""
+    prunes: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ came of them, so that it can be tested on recorded measurements, as a generator:
     order = next(search)
     order = search.send(answer)  # until StopIteration, whose value is the Found
 
-The rungs: the float models; the schemes that usually win; the others, while there is time; repairs of what would be
-best but loses too much (its layers one by one, then mixed precision); smaller weights where size is asked for; at last
-latency, side by side, until the order is settled.
+The rungs: the float models; how fast the schemes would be, by sketches; the schemes that usually win; the others, while
+there is time; repairs of what would be best but loses too much (its layers one by one, then mixed precision); smaller
+weights where size is asked for; at last latency, side by side, until the order is settled.
 """
 
 import math
@@ -20,8 +20,9 @@ from edgeinfer.quantize.search.goal import Goal
 from edgeinfer.quantize.search.orders import Answer, Evaluate, Order, Screen, Time
 from edgeinfer.quantize.search.repairs import repair, shrink
 from edgeinfer.quantize.search.settle import contenders, settled, still_racing
+from edgeinfer.quantize.search.sketching import sketch
 from edgeinfer.quantize.search.state import Found, Rung, State, Steps, Tried
-from edgeinfer.quantize.search.trying import ROUGH, find_one_that_keeps, reconsider, try_schemes
+from edgeinfer.quantize.search.trying import find_one_that_keeps, reconsider, try_schemes
 
 __all__ = ["Found", "Rung", "Tried", "climb"]
 
@@ -37,6 +38,7 @@ def climb(
     """`floats` are the given models, the reference first. An exhaustive search looks at everything."""
     state = State(goal, offers, floats, exhaustive=exhaustive)
     yield from _look_at_floats(state)
+    yield from sketch(state, share=_SCHEMES)
     yield from try_schemes(state, rung=0, share=_SCHEMES)
     yield from try_schemes(state, rung=1, share=_SCHEMES)
     if exhaustive:
@@ -60,7 +62,7 @@ def _settle(state: State) -> Steps:
     """Time the contenders side by side; then also those that seemed to be worse than they are."""
     yield from _race(state, _contenders(state))
     if not state.exhaustive:
-        yield from reconsider(state)
+        yield from reconsider(state, share=_SETTLING)
         late = _overlooked(state)
         if late and state.has_time(_SETTLING):
             best = state.best(among=state.found.timed)
@@ -71,7 +73,7 @@ def _settle(state: State) -> Steps:
 def _contenders(state: State) -> tuple[str, ...]:
     kept = [entry for entry in state.found.entries.values() if state.goal.keeps(entry)]
     if not state.exhaustive:
-        kept = contenders(kept, state.goal, rough=ROUGH, most=_MAX_FINALISTS)
+        kept = contenders(kept, state.goal, most=_MAX_FINALISTS)
     return tuple(entry.id for entry in kept)
 
 

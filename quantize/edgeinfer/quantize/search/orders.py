@@ -4,10 +4,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgeinfer.quantize.search.entry import Entry
+from edgeinfer.quantize.search.entry import Entry, Timing
 from edgeinfer.quantize.search.mixing import LayerCost
 
-__all__ = ["Answer", "Evaluate", "Make", "Mix", "Order", "Probe", "Screen", "Time"]
+__all__ = ["Answer", "Evaluate", "Make", "Mix", "Order", "Probe", "Screen", "Sketch", "Time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """Time something roughly that is as fast as what these schemes make, and sooner made. May be left unanswered; none
+    is begun later than `until_s` seconds after the search began."""
+
+    ids: tuple[str, ...]
+    until_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +68,17 @@ class Time:
     leader: str
 
 
-Order = Make | Screen | Evaluate | Probe | Mix | Time
+Order = Sketch | Make | Screen | Evaluate | Probe | Mix | Time
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`entries` are those that an order was about, as they are now. `elapsed_s` is how long the search has lasted.
     `layers` answers Probe, in the network's order; `lead` Time: the 95 % interval of each candidate's latency over the
-    leader's."""
+    leader's; `sketches` Sketch, where it could be told."""
 
     entries: Mapping[str, Entry]
     elapsed_s: float
     layers: tuple[LayerCost, ...] = ()
     lead: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    sketches: Mapping[str, Timing] = field(default_factory=dict)

@@ -32,7 +32,7 @@ class _Line:
 def repair(state: State, *, share: float) -> Steps:
     """Mend what would be better than the best, but loses too much, until `share` of the time has passed."""
     looked_at = left = 0
-    while looked_at < _MAX_REPAIRS:
+    while state.exhaustive or looked_at < _MAX_REPAIRS:
         broken = _worth_mending(state)
         if broken is None or not state.has_time(share):
             break

@@ -4,7 +4,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
-from edgeinfer.quantize.search.entry import Entry, Offer
+from edgeinfer.quantize.search.entry import Entry, Offer, Timing
 from edgeinfer.quantize.search.goal import Goal
 from edgeinfer.quantize.search.mixing import LayerCost
 from edgeinfer.quantize.search.orders import Answer, Order
@@ -51,7 +51,9 @@ class Found:
 
 class State:
     """`offers` by id, `floats` the ids of the given models, the reference's first. `screened_out` are those that were
-    refused for being too slow or too large beside another one: not for good, should that one turn out to be worse."""
+    refused for being too slow or too large beside another one, `passed_over` those that were not even made for what is
+    known of their speed: not for good, should that one turn out to be worse. `sketches` is how fast what was not made
+    would be, by id."""
 
     def __init__(self, goal: Goal, offers: Sequence[Offer], floats: Sequence[Entry], *, exhaustive: bool) -> None:
         self.goal = goal
@@ -60,6 +62,8 @@ class State:
         self.exhaustive = exhaustive
         self.found = Found({entry.id: entry for entry in floats})
         self.screened_out: set[str] = set()
+        self.passed_over: set[str] = set()
+        self.sketches: dict[str, Timing] = {}
         self._elapsed_s = 0.0
 
     def has_time(self, share: float) -> bool:
@@ -79,6 +83,7 @@ class State:
 
     def take(self, answer: Answer) -> None:
         self.found.entries.update(answer.entries)
+        self.sketches.update(answer.sketches)
         self._elapsed_s = answer.elapsed_s
 
     def entry(self, name: str) -> Entry:
@@ -106,6 +111,17 @@ class State:
         """Refuse it as long as nothing better is known of it."""
         self.screened_out.add(name)
         self.refuse(name, reason)
+
+    def pass_over(self, offer: Offer, reason: str) -> None:
+        """Refuse to make it as long as nothing better is known of it."""
+        self.passed_over.add(offer.id)
+        known = Entry(offer.id, offer.engine, offer.precision, quantized=offer.quantizes, about=offer.about)
+        self.found.entries[offer.id] = replace(known, refused=reason)
+
+    def take_up(self, name: str) -> None:
+        """Take a refusal by `pass_over` back."""
+        self.passed_over.discard(name)
+        del self.found.entries[name]
 
     def readmit(self, name: str) -> None:
         """Take a refusal by `screen_out` back."""

@@ -1,16 +1,13 @@
 """Schemes: made, looked at, and judged where they can still win."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from edgeinfer.quantize.search.entry import Entry, Offer
 from edgeinfer.quantize.search.orders import Evaluate, Make, Screen
+from edgeinfer.quantize.search.sketching import came_to_something, hopeless, outdone, swiftest
 from edgeinfer.quantize.search.state import State, Steps
 
-__all__ = ["ROUGH", "find_one_that_keeps", "reconsider", "try_all", "try_schemes"]
-
-# First looks at latency are this rough: what is slower by more than this will not be the fastest.
-ROUGH = 1.2
+__all__ = ["find_one_that_keeps", "reconsider", "try_all", "try_schemes"]
 
 
 def try_schemes(state: State, *, rung: int, share: float) -> Steps:
@@ -19,13 +16,22 @@ def try_schemes(state: State, *, rung: int, share: float) -> Steps:
     offers.sort(key=lambda offer: not offer.quantizes)  # where there is hardly any time, what may gain most
     if not offers or (rung > 0 and not state.has_time(share)):
         return
-    offers = _without_hopeless(state, offers)
-    now = tuple(offer.id for offer in offers if not offer.after)
-    yield from try_all(state, now, share=share)
-    later = tuple(offer.id for offer in offers if offer.after and _came_to_something(state, offer.after))
-    yield from try_all(state, later, share=share)
-    made = [name for name in (*now, *later) if state.made(name)]
+    now = [offer for offer in offers if not offer.after or came_to_something(state, offer.after)]
+    yield from _by_speed(state, now, share=share)
+    later = [offer for offer in offers if offer not in now and came_to_something(state, offer.after)]
+    yield from _by_speed(state, later, share=share)
+    made = [offer.id for offer in (*now, *later) if state.made(offer.id) and offer.id not in state.passed_over]
     state.close(f"schemes, rung {rung}", looked_at=len(made), left=sum(state.keeps(name) for name in made))
+
+
+def _by_speed(state: State, offers: Sequence[Offer], *, share: float) -> Steps:
+    """The fastest first, as far as that is known: what is slower is made where these break the budget."""
+    offers = list(offers)
+    tried = False
+    while offers and (not tried or state.has_time(share)):
+        batch, offers = swiftest(state, _without_hopeless(state, offers))
+        yield from try_all(state, [offer.id for offer in batch], share=share)
+        tried = True
 
 
 def try_all(state: State, ids: Sequence[str], *, share: float) -> Steps:
@@ -34,60 +40,68 @@ def try_all(state: State, ids: Sequence[str], *, share: float) -> Steps:
     for name in ids:
         if made and not state.has_time(share):
             break
-        yield from state.ask(Make((name,)))
+        if not state.made(name):
+            yield from state.ask(Make((name,)))
         if not state.entry(name).refused:
             made.append(name)
-    if made:
-        yield from state.ask(Screen(tuple(made)))
+    new = tuple(name for name in made if state.entry(name).screened is None)
+    if new:
+        yield from state.ask(Screen(new))
     yield from _judge(state, made)
 
 
-def reconsider(state: State) -> Steps:
-    """Judge those after all that were screened out beside one that is not as good as it seemed."""
-    readmitted = [name for name in sorted(state.screened_out) if not _outdone(state, name)]
+def reconsider(state: State, *, share: float) -> Steps:
+    """Try those after all that were put aside beside one that is not as good as it seemed."""
+    revived = [name for name in sorted(state.passed_over) if not hopeless(state, state.offers[name])]
+    readmitted = [name for name in sorted(state.screened_out) if not outdone(state, state.entry(name))]
     for name in readmitted:
         state.readmit(name)
     yield from _judge(state, readmitted)
+    if revived and state.has_time(share):
+        for name in revived:
+            state.take_up(name)
+        yield from try_all(state, revived, share=share)
 
 
 def find_one_that_keeps(state: State, *, share: float) -> Steps:
-    """Where all that were judged break the budget, judge also what was screened out beside a float model, until one
+    """Where all that were judged break the budget, judge also what was put aside beside a float model, until one
     keeps it: that nothing does is said only of what was looked at, and never hangs on how fast something seemed."""
     judged = [entry for entry in state.found.entries.values() if entry.judged is not None]
     made = [entry.id for entry in judged if entry.id not in state.floats and not entry.refused]
     if not made or any(state.keeps(name) for name in made):
         return
-    for name in sorted(state.screened_out, key=lambda name: (state.cost(name), name)):
+    aside = [*sorted(state.screened_out, key=lambda name: (state.cost(name), name)), *sorted(state.passed_over)]
+    for name in aside:
         if not state.has_time(share):
             return
-        state.readmit(name)
-        yield from state.ask(Evaluate(name))
+        yield from _look_after_all(state, name)
         if state.keeps(name):
             return
 
 
+def _look_after_all(state: State, name: str) -> Steps:
+    if name in state.passed_over:
+        state.take_up(name)
+        yield from state.ask(Make((name,)))
+        if state.entry(name).refused:
+            return
+        yield from state.ask(Screen((name,)))
+    else:
+        state.readmit(name)
+    if not state.entry(name).refused:
+        yield from state.ask(Evaluate(name))
+
+
 def _without_hopeless(state: State, offers: Sequence[Offer]) -> list[Offer]:
     """Leave out what is known to be too slow before it is made, and say so."""
-    if state.exhaustive or state.goal.objective != "latency":
-        return list(offers)
     kept = []
     for offer in offers:
-        if _was_timed(state, offer.like) and _outdone(state, offer.like):
-            refused = f"not made: no faster than {offer.like}, which is too slow"
-            known = Entry(offer.id, offer.engine, offer.precision, quantized=offer.quantizes, about=offer.about)
-            state.found.entries[offer.id] = replace(known, refused=refused)
+        reason = "" if state.made(offer.id) else hopeless(state, offer)
+        if reason:
+            state.pass_over(offer, reason)
         else:
             kept.append(offer)
     return kept
-
-
-def _was_timed(state: State, name: str) -> bool:
-    timing = state.entry(name).timing if state.made(name) else None
-    return timing is not None and not timing.error
-
-
-def _came_to_something(state: State, name: str) -> bool:
-    return state.made(name) and state.entry(name).bytes > 0
 
 
 def _wanted(state: State, offer: Offer) -> bool:
@@ -104,8 +118,8 @@ def _judge(state: State, ids: Sequence[str]) -> Steps:
             if refused := _unfit(state, entry):
                 state.refuse(name, refused)
                 continue
-            if outdone := _outdone(state, name):
-                state.screen_out(name, outdone)
+            if reason := outdone(state, entry):
+                state.screen_out(name, f"screened out: {reason}")
                 continue
         yield from state.ask(Evaluate(name))
 
@@ -114,16 +128,3 @@ def _unfit(state: State, entry: Entry) -> str:
     if entry.timing is not None and entry.timing.error:
         return entry.timing.error
     return state.goal.too_large(entry)
-
-
-def _outdone(state: State, name: str) -> str:
-    """Why a screened candidate is not worth a look at all samples beside the best; "" where it is."""
-    best, goal = state.best(), state.goal
-    if best is None:
-        return ""
-    theirs = goal.cost(best)
-    if goal.least_cost(state.entry(name)) <= theirs * (ROUGH if goal.objective != "size" else 1.0):
-        return ""  # of sizes nothing is rough
-    word = {"latency": "slower", "size": "larger", "energy": "hungrier"}[goal.objective]
-    times = f"{state.cost(name) / theirs:.2f} times {word}" if theirs > 0 else word
-    return f"screened out: {times} than {best.id}, which keeps the budget"

@@ -80,13 +80,26 @@ def answer(verdicts: Verdicts, goal: Goal, *, given: Sequence[str]) -> str:
     """May I ship this, and what do I gain?"""
     chosen, reference = verdicts.chosen, verdicts.reference
     if chosen is None:
-        return f"Nothing to ship: no candidate keeps within {goal.max_drop:g} {goal.unit} of the float model."
+        return f"Nothing to ship: no candidate keeps {_budget(goal)}."
     gains = ", ".join(filter(None, (_speed(chosen), _size(chosen, reference))))
     if chosen.variant == reference.variant:
         return f"Ship the float model as it is ({chosen.variant}): nothing that keeps the budget is better."
     if chosen.variant in given:
         return f"Ship the float model {chosen.variant}: {gains}. Quantizing gains nothing more within the budget."
     return f"Ship {chosen.variant}: {gains}; {_loss(chosen, goal)}."
+
+
+def _budget(goal: Goal) -> str:
+    """What the float model and any other had to keep, in the words of the flags that set it."""
+    unit = "per cent" if goal.percent else "point" if goal.max_drop == 1 else "points"
+    limits = [f"loses at most {goal.max_drop:g} {unit}"]
+    if goal.min_agreement is not None:
+        limits.append(f"agrees with the float model on {goal.min_agreement:g} of the samples")
+    if goal.max_bytes is not None:
+        limits.append(f"has at most {goal.max_bytes:,} bytes")
+    if len(limits) == 1:
+        return f"within {goal.max_drop:g} {unit} of the float model"
+    return f"the budget, that it {', '.join(limits[:-1])} and {limits[-1]}"
 
 
 def _speed(row: Row) -> str:

@@ -1,8 +1,10 @@
 """Transforms as switches of a scheme: a scheme that prunes, equalizes or corrects, with an id that says so."""
 
+import hashlib
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeinfer.quantize.schemes.base import Calibration, Plan, Precision, Scheme
@@ -17,6 +19,21 @@ __all__ = ["pruned_float", "with_switches"]
 # A channel that is the same on fewer samples than this may well change on the next.
 _FEWEST_ROWS = 20
 _Step = Callable[[Path, Path, Calibration], str]
+# One model of each engine.
+_REMEMBERED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Pruned:
+    """A model without its channels, which many schemes begin with. The calibration is held so that its identity stays
+    its own."""
+
+    calibration: Calibration
+    refused: str
+    content: bytes
+
+
+_memory: OrderedDict[tuple[str, float, bytes, int], _Pruned] = OrderedDict()
 
 
 def with_switches(
@@ -44,9 +61,16 @@ def with_switches(
     def make(source: Path, target: Path, calibration: Calibration, plan: Plan) -> str:
         return _make(scheme, steps, source, target, calibration, plan, corrects=correct_bias)
 
-    calibrates = scheme.calibrates or prune is not None
+    # What equalizes or corrects runs the same kernels as the scheme without.
+    dead_only = prune == 0.0 and len(steps) == 1 and not correct_bias
     return replace(
-        scheme, id=scheme.id + suffix, about=f"{scheme.about}; {', '.join(about)}", make=make, calibrates=calibrates
+        scheme,
+        id=scheme.id + suffix,
+        about=f"{scheme.about}; {', '.join(about)}",
+        make=make,
+        calibrates=scheme.calibrates or prune is not None,
+        sketch=(scheme.sketch or scheme.make) if dead_only else None,
+        begins=f"{scheme.engine}-fp32-pruned" if dead_only else "",
     )
 
 
@@ -72,7 +96,17 @@ def _pruning(engine: str, share: float) -> _Step:
         if len(calibration) < _FEWEST_ROWS:
             few = f"{len(calibration)} samples are too few to tell that a channel never changes"
             return f"{few}: {_FEWEST_ROWS} are needed"
-        return run(source, target, calibration, share=share).refused
+        content = source.read_bytes()
+        key = (engine, share, hashlib.sha256(content).digest(), id(calibration))
+        known = _memory.get(key)
+        if known is None:
+            refused = run(source, target, calibration, share=share).refused
+            known = _memory[key] = _Pruned(calibration, refused, b"" if refused else target.read_bytes())
+            while len(_memory) > _REMEMBERED:
+                _memory.popitem(last=False)
+        elif not known.refused:
+            target.write_bytes(known.content)
+        return known.refused
 
     return step
 

@@ -6,6 +6,7 @@ keeps the true extremes. Its weights are rounded each to the nearest: `fitting` 
 given. Its files carry names and metadata that nobody reads: `slimmed` drops them.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def _scheme(
         own=_FLOAT if way.half else way.weights,
         mixes=mixes,
         quantizes=not way.half,
+        sketch=partial(_make, way=replace(way, fitted=False)) if way.fitted else None,
     )
 
 

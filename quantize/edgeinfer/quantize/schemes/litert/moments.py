@@ -1,7 +1,7 @@
 """The means and second moments of what enters a layer's weights, learnt from calibration inputs one at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ __all__ = ["Moments", "Window", "patches", "window_of"]
 
 # Of each calibration input, so many of a convolution's positions are looked at: neighbours say much the same.
 _POSITIONS = 256
+# So many vectors are multiplied at once: adding a large square to the sum for each of a few costs more than they do.
+_TOGETHER = 64
 
 
 @dataclass(slots=True)
@@ -22,6 +24,7 @@ class Moments:
     count: int
     first: Array
     second: Array
+    _waiting: list[Array] = field(default_factory=list)
 
     @classmethod
     def of(cls, groups: int, inputs: int) -> "Moments":
@@ -30,6 +33,15 @@ class Moments:
     def add(self, vectors: Array) -> None:
         self.count += len(vectors)
         self.first += vectors.sum(axis=0, dtype=np.float64)
+        self._waiting.append(vectors)
+        if sum(len(some) for some in self._waiting) >= _TOGETHER:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        if not self._waiting:
+            return
+        vectors = np.concatenate(self._waiting)
+        self._waiting.clear()
         # In one piece: of a stack of views, numpy multiplies matrices without BLAS.
         for number, group in enumerate(np.ascontiguousarray(vectors.transpose(1, 0, 2))):
             self.second[number] += group.T @ group
@@ -41,6 +53,7 @@ class Moments:
 
     def square(self) -> Array:
         """(groups, inputs, inputs)"""
+        self._multiply()
         average: Array = self.second / max(self.count, 1)
         return average
 
