@@ -27,6 +27,7 @@ class ModelBuffer:
     def __init__(self) -> None:
         self.epoch = 7
         self.rows: list[tuple[StoredChunk, int]] = []  # and its lane
+        self.written: list[StoredChunk] = []  # all that ever was in it, as somebody may still have it
         self.made = 0
         self.link = genesis(self.epoch)
         self.horizon: int | None = None  # beyond it, a damaged file is still being salvaged
@@ -45,6 +46,7 @@ class ModelBuffer:
         self.link = next_link(self.link, first_seq=first, n=len(sizes), codec=JSON, pipeline=PIPELINE, body=body)
         chunk = StoredChunk(first, len(sizes), 0, PIPELINE, JSON, zlib.crc32(body), body, self.link)
         self.rows.append((chunk, lane))
+        self.written.append(chunk)
         self.made += len(sizes)
 
     def evict(self, at: int) -> None:
@@ -113,6 +115,7 @@ class ModelDb:
     def __init__(self) -> None:
         self.acked: dict[int, int] = {}
         self.counters: dict[str, int] = {}
+        self.made = 0
 
     def acknowledged(self, epoch: int) -> int:
         return self.acked.get(epoch, 0)
@@ -120,7 +123,10 @@ class ModelDb:
     def counter(self, name: str) -> int:
         return self.counters.get(name, 0)
 
-    def set_upload_progress(self, epoch: int, seq: int, *, sent_through: int, sent: int, refused: int = 0) -> None:
+    def set_upload_progress(
+        self, epoch: int, seq: int, *, sent_through: int, sent: int, refused: int = 0, made: int = 0
+    ) -> None:
+        self.made = made
         self.acked[epoch] = max(seq, self.acknowledged(epoch))
         self.counters = {"sent_through": sent_through, "sent": sent, "sent_epoch": epoch, "refused": refused}
 

@@ -1,5 +1,6 @@
 """What every repository of the console must do. A new implementation is added to `OPENERS`."""
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from edgeinfer.console.ledger import Ledger
-from edgeinfer.console.repository import Repository, SqliteRepository
+from edgeinfer.console.repository import Repository, SqliteRepository, sqlite_records
 from edgeinfer.console.repository.base import (
     Absent,
     Bucket,
@@ -27,6 +28,7 @@ from edgeinfer.console.repository.base import (
     StorageError,
     kind_bit,
 )
+from edgeinfer.runtime.chunk import StoredChunk
 from edgeinfer.runtime.results import Item, Kind, Result
 from kept_chunks import chunk_of, count_of
 
@@ -123,10 +125,10 @@ def test_a_ledger_comes_back_as_it_was_saved(repository: Repository) -> None:
     ledger.store(21, 5)
     ledger.evict(30, 2)
     ledger.store(5, 2)
-    ledger.conflicts = 9
+    ledger.conflicts, ledger.made = 9, 40
     repository.save_ledger("dev-1", 77, ledger)
     found = repository.ledgers("dev-1")[77]
-    assert found.conflicts == 9
+    assert (found.conflicts, found.made) == (9, 40)
     assert (found.contiguous, found.ranges, found.stored, found.duplicates, found.evicted, found.missing) == (
         10,
         ((21, 25), (30, 31)),
@@ -217,6 +219,74 @@ def test_an_absent_range_that_goes_on_is_one(repository: Repository) -> None:
     assert repository.absent("dev-1", limit=9) == [*others[::-1], joined]
 
 
+def test_part_of_an_absent_range_is_absent_no_more(repository: Repository) -> None:
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    runs = [
+        Absent("dev-1", 1, 1, 10, "evicted", "full", 7, b"a"),
+        Absent("dev-1", 1, 11, 20, "missing", "gone", 0, b"b"),
+        Absent("dev-1", 2, 1, 99, "evicted", "full"),
+    ]
+    repository.add_absent("dev-1", runs)
+    assert repository.absent_in("dev-1", 1, 21, 30) == []
+    assert repository.absent_in("dev-1", 1, 4, 15) == [
+        Absent("dev-1", 1, 4, 10, "evicted", "full", 0, b"a"),
+        Absent("dev-1", 1, 11, 15, "missing", "gone", 0, b""),
+    ]
+    repository.forget_absent("dev-1", 1, 4, 15)
+    assert repository.absent_in("dev-1", 1, 1, 20) == [
+        Absent("dev-1", 1, 1, 3, "evicted", "full", 7, b""),
+        Absent("dev-1", 1, 16, 20, "missing", "gone", 0, b"b"),
+    ]
+    repository.forget_absent("dev-1", 1, 1, 20)
+    assert repository.absent("dev-1", limit=9) == [runs[2]]
+
+
+def test_what_cannot_be_read_is_kept_as_it_came(repository: Repository) -> None:
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    assert repository.next_unread(0) is None
+    first, second = (StoredChunk(seq, 5, 0, "door", 99, seq, bytes([seq]), b"link") for seq in (1, 6))
+    repository.keep_unread("dev-1", 3, first)
+    repository.keep_unread("dev-1", 3, second)
+    found = repository.next_unread(0)
+    assert found is not None
+    assert (found.device, found.epoch, found.chunk) == ("dev-1", 3, first)
+    after = repository.next_unread(found.id)
+    assert after is not None
+    assert after.chunk == second
+    repository.drop_unread(found.id)
+    assert repository.next_unread(0) == after
+    assert repository.next_unread(after.id) is None
+
+
+def test_of_too_much_that_cannot_be_read_the_oldest_goes(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_records, "_UNREAD_BYTES_KEPT", 5 * 4096)
+    repository.change_device("dev-1", DeviceChange(), t_ns=1)
+    repository.change_device("dev-2", DeviceChange(), t_ns=1)
+    body = bytes(4096)
+    repository.keep_unread("dev-2", 3, StoredChunk(1, 1, 0, "door", 99, 0, body))
+    for seq in range(1, 8):
+        repository.keep_unread("dev-1", 3, StoredChunk(seq, 1, 0, "door", 99, 0, body if seq % 2 else b"small"))
+    with contextlib.suppress(ArithmeticError), repository.transaction():
+        repository.keep_unread("dev-1", 3, StoredChunk(8, 1, 0, "door", 99, 0, 3 * body))
+        raise ArithmeticError
+    first = repository.next_unread(0)
+    assert first is not None
+    repository.drop_unread(first.id)
+    assert (first.device, _unread(repository)) == ("dev-2", [3, 4, 5, 6, 7])
+    repository.keep_unread("dev-1", 3, StoredChunk(8, 1, 0, "door", 99, 0, 3 * body))
+    assert _unread(repository) == [6, 7, 8]
+
+
+def _unread(repository: Repository) -> list[int]:
+    found, last = [], 0
+    while (unread := repository.next_unread(last)) is not None:
+        found.append(unread.chunk.first_seq)
+        last = unread.id
+    return found
+
+
 def test_a_conflict_is_remembered_once_and_counted(repository: Repository) -> None:
     repository.change_device("dev-1", DeviceChange(), t_ns=1)
     for t_ns in (5, 9):
@@ -226,8 +296,9 @@ def test_a_conflict_is_remembered_once_and_counted(repository: Repository) -> No
         Conflict("dev-1", 1, 101, 50, "why 9", 5, 9, times=2),
         Conflict("dev-1", 2, 101, 50, "why", 7, 7, times=1),
     ]
-    for number in range(300):
-        repository.add_conflict(Conflict("dev-1", 3, number, 1, "", 10 + number, 10 + number, times=1))
+    with repository.transaction():  # 300 of them would be minutes on a slow disk
+        for number in range(300):
+            repository.add_conflict(Conflict("dev-1", 3, number, 1, "", 10 + number, 10 + number, times=1))
     kept = repository.conflicts("dev-1", limit=1000)
     assert 0 < len(kept) <= 201
     assert kept[0].first_seq == 299
@@ -235,8 +306,9 @@ def test_a_conflict_is_remembered_once_and_counted(repository: Repository) -> No
 
 def test_refusals_are_counted_for_all_and_remembered_for_some(repository: Repository) -> None:
     repository.change_device("dev-1", DeviceChange(), t_ns=1)
-    for number in range(300):
-        repository.add_refusal(Refusal(number, "dev-1" if number % 2 else "stranger", "t", "why", 3))
+    with repository.transaction():  # as above
+        for number in range(300):
+            repository.add_refusal(Refusal(number, "dev-1" if number % 2 else "stranger", "t", "why", 3))
     assert repository.refused_count() == 300
     device = repository.device("dev-1")
     assert device is not None
@@ -507,7 +579,7 @@ def test_a_transaction_reads_its_own_writes_and_others_do_not(repository: Reposi
         assert repository.device("dev-1") is not None
         other = threading.Thread(target=lambda: seen.append(len(repository.devices())))
         other.start()
-        other.join(10)
+        other.join(60)
     assert seen == [0]
     assert len(repository.devices()) == 1
 

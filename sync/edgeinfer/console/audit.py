@@ -33,9 +33,10 @@ _ABSENT = 10_000
 _GATHERED_NS = 60 * 10**9
 
 # Why a result is not stored, the worst first. Vanished: it was stored, and is not any more. Unlisted: it was settled
-# without being stored, and more such are known of the device than are kept by name. Awaited: the device still has it,
-# or has not said otherwise. Unsent: the device says that it has made it, after all that has come.
-CAUSES = ("vanished", "missing", "undecodable", "unlisted", "awaited", "unsent", "evicted")
+# without being stored, and more such are known of the device than are kept by name. Left: the device said that it had
+# made it, has begun another buffer since, and has not sent it. Awaited: the device still has it, or has not said
+# otherwise. Unsent: the device says that it has made it, after all that has come.
+CAUSES = ("vanished", "missing", "left", "undecodable", "unlisted", "awaited", "unsent", "evicted")
 
 
 class Hole(msgspec.Struct, frozen=True):
@@ -106,9 +107,10 @@ class Auditor:
         for number in dict.fromkeys([*totals, *ledgers, *(absent.epoch for absent in absents)]):
             epoch = _Epoch(self._repository, device, number, ledgers.get(number), low=low, end=end)
             made = says.get("made", 0) if says.get("epoch") == number else 0
+            ended = says.get("epoch", number) != number
             named = [absent for absent in absents if absent.epoch == number]
             unnamed = "vanished" if len(absents) < _ABSENT else "unlisted"
-            found = list(epoch.holes(named, totals.get(number), made=made, unnamed=unnamed))
+            found = list(epoch.holes(named, totals.get(number), made=made, ended=ended, unnamed=unnamed))
             stored += epoch.walk(spans.get(number), chain)
             holes += found
             asked += [number] if found or number in spans else []
@@ -159,12 +161,14 @@ class _Epoch:
                 stored += self._count(chunk)
         return stored
 
-    def holes(self, absents: list[Absent], total: Span | None, *, made: int, unnamed: str) -> Iterator[Hole]:
-        """What is not stored and may have been made in the time. `total`: all that is stored of the epoch; `unnamed`:
-        the cause of what is settled, not stored, and not among `absents`."""
-        highest = self._ledger.highest
+    def holes(
+        self, absents: list[Absent], total: Span | None, *, made: int, ended: bool, unnamed: str
+    ) -> Iterator[Hole]:
+        """What is not stored and may have been made in the time. `total`: all that is stored of the epoch; `ended`: the
+        device has begun another one; `unnamed`: the cause of what is settled, not stored, and not among `absents`."""
+        highest, made = self._ledger.highest, max(made, self._ledger.made)
         if made > highest and not self._retired:
-            yield from self._timed(Hole(self._epoch, highest + 1, made, "unsent"))
+            yield from self._timed(Hole(self._epoch, highest + 1, made, "left" if ended else "unsent"))
         gaps = self._ledger.gaps(_GAPS)
         for first, last in gaps:
             yield from self._timed(Hole(self._epoch, first, last, "awaited"))
@@ -235,7 +239,7 @@ def _report(found: RangeAudit, holes: list[Hole]) -> RangeAudit:
     return msgspec.structs.replace(
         found,
         made=found.stored + sum(counts.values()),
-        acknowledged=found.stored + sum(counts.values()) - counts["awaited"] - counts["unsent"],
+        acknowledged=found.stored + sum(counts.values()) - counts["awaited"] - counts["unsent"] - counts["left"],
         not_stored=counts,
         evicted_because=dict(sorted(because.items())[:_HOLES_NAMED]),
         holes=tuple(holes[:_HOLES_NAMED]),

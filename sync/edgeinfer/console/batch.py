@@ -9,6 +9,7 @@ from edgeinfer.console.deployer import Deployer
 from edgeinfer.console.intake import Evicted, Inbound, Results, Undecodable, read_message
 from edgeinfer.console.kept import count_events, kept, pieces
 from edgeinfer.console.known import Known
+from edgeinfer.console.late import Wanted, settle, wanted
 from edgeinfer.console.ledger import Ledger, Range
 from edgeinfer.console.repository import Repository
 from edgeinfer.console.repository.base import (
@@ -46,6 +47,7 @@ Passed = BlobPart | CommandResult | LogLines
 """What is not for the database: others in the console take it."""
 
 _MAX_TEXT = 300
+_INT64 = 1 << 63
 
 
 class _ConflictError(MessageError):
@@ -63,6 +65,7 @@ class Batch:
         self._t_ns = t_ns
         self._changes: dict[str, DeviceChange] = {}
         self._touched: dict[tuple[str, int], Ledger] = {}
+        self._told: dict[tuple[str, int], Ledger] = {}  # changed, with nothing to acknowledge
         self._conflicts: dict[tuple[str, int], int] = {}
         self._tally = Tally(fine_since_s=t_ns // 1_000_000_000 - FINE_KEPT_S)
         self._counts: dict[tuple[str, str], PipelineCount] = {}
@@ -74,15 +77,30 @@ class Batch:
         self.refusals: list[Refusal] = []
         self.changed_devices: set[str] = set()
 
-    def add(self, topic: str, payload: bytes) -> None:
-        """Take one message; what it is not is refused and remembered so."""
+    def add(self, topic: str, payload: bytes, message: Inbound | None = None) -> None:
+        """Take one message, `message` where it has been read already; what it is not is refused and remembered so."""
         try:
-            message = read_message(topic, payload, tenant=self._tenant)
+            if message is None:
+                message = read_message(topic, payload, tenant=self._tenant)
             self._apply(message)
             if isinstance(message.body, Undecodable):
                 self.refuse(topic, payload, f"settled as undecodable: {message.body.reason}")
         except MessageError as error:
             self.refuse(topic, payload, error.message)
+
+    def add_again(self, device: str, body: Results) -> bool:
+        """A chunk that could not be read when it came, and that was settled as undecodable: its place in the chain was
+        looked at then, and nobody hears of it now. False where nothing of it is to be stored."""
+        ledger = self._ledger(device, body.epoch)
+        found = wanted(self._repository, device, body.epoch, body.chunk, ledger, has_come=True)
+        if not found.late:
+            return False
+        try:
+            self._known.check_pipeline(device, body.chunk.pipeline)
+            self._store(device, body, ledger, found)
+        except MessageError:
+            return False
+        return True
 
     def refuse(self, topic: str, payload: bytes, reason: str) -> None:
         parts = topic.split("/", 5)
@@ -101,7 +119,7 @@ class Batch:
         """Write what was collected. Inside the transaction."""
         for device, change in self._changes.items():
             self._repository.change_device(device, change, t_ns=self._t_ns)
-        for (device, epoch), ledger in self._touched.items():
+        for (device, epoch), ledger in (self._told | self._touched).items():
             self._repository.save_ledger(device, epoch, ledger)
         self._repository.add_counts(self._counts.values())
         self._repository.add_buckets(self._tally.buckets())
@@ -137,7 +155,7 @@ class Batch:
             case StateMessage():
                 self._apply_state(device, body)
             case ReportedState():
-                self._change(device, DeviceChange(reported=msgspec.to_builtins(body)))
+                self._apply_report(device, body)
             case Telemetry():
                 self._change(device, DeviceChange(telemetry=msgspec.to_builtins(body)))
 
@@ -166,13 +184,17 @@ class Batch:
         self._known.check_room(ledger, chunk.first_seq)
         self._known.check_pipeline(device, chunk.pipeline)
         self._check_chain(device, body.epoch, chunk, ledger)
-        new = ledger.unsettled(chunk.first_seq, chunk.last_seq)
-        whole = new == ((chunk.first_seq, chunk.last_seq),)
+        self._store(device, body, ledger, wanted(self._repository, device, body.epoch, chunk, ledger))
+
+    def _store(self, device: str, body: Results, ledger: Ledger, found: Wanted) -> None:
+        """Raises MessageError, with nothing changed."""
+        chunk = body.chunk
+        new, whole = found.ranges, found.ranges == ((chunk.first_seq, chunk.last_seq),)
         try:
             parts = [(chunk, body.summary)] if whole else list(pieces(chunk, body.summary, new))
         except CodecError as error:
             raise MessageError(f"expected a chunk that can be taken apart: {error.message}") from error
-        ledger.store(chunk.first_seq, chunk.n)
+        settle(self._repository, device, body.epoch, chunk, ledger, found.late)
         for part, summary in parts:
             self._keep(kept(device, body.epoch, part, summary, whole=whole), summary)
         self._settled(device, body.epoch, chunk, ledger, new=new)
@@ -199,6 +221,8 @@ class Batch:
             cause, new = "evicted", ledger.evict(chunk.first_seq, chunk.n)
         else:
             cause, new = "undecodable", ledger.give_up(chunk.first_seq, chunk.n)
+            if new:  # it is acknowledged, so the device will not have it much longer
+                self._repository.keep_unread(device, body.epoch, chunk)
         self._repository.add_absent(
             device,
             [
@@ -251,6 +275,17 @@ class Batch:
             ),
         )
 
+    def _apply_report(self, device: str, report: ReportedState) -> None:
+        """What the device says it has made outlives the report: of a buffer that is lost nothing else will tell."""
+        self._change(device, DeviceChange(reported=msgspec.to_builtins(report)))
+        epoch, made = (_number(report.audit.get(name)) for name in ("epoch", "made"))
+        if not epoch or not made:
+            return
+        ledger = self._ledger(device, epoch)
+        if made > ledger.made:
+            ledger.made = made
+            self._told[device, epoch] = ledger
+
     def _apply_state(self, device: str, state: StateMessage) -> None:
         if not state.online:
             known = self._repository.device(device)
@@ -270,8 +305,13 @@ class Batch:
 
     def _ledger(self, device: str, epoch: int) -> Ledger:
         """Raises MessageError for an epoch too many."""
-        busy = {touched for name, touched in self._touched if name == device}
+        busy = {touched for name, touched in self._touched | self._told if name == device}
         return self._known.ledger(device, epoch, busy=busy)
+
+
+def _number(said: object) -> int:
+    """A count that a device reports; 0 for what is none."""
+    return said if isinstance(said, int) and not isinstance(said, bool) and 0 <= said < _INT64 else 0
 
 
 def _clean(text: str) -> str:

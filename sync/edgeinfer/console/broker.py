@@ -25,7 +25,7 @@ from edgeinfer.runtime.errors import BrokerError
 
 __all__ = ["EmbeddedBroker", "main"]
 
-_START_S = 20.0
+_START_S = 60.0
 _STOP_S = 3.0
 _POLL_S = 0.02
 _MOSQUITTO = """

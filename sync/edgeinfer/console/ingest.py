@@ -19,9 +19,11 @@ from edgeinfer.console.batch import Batch, Passed
 from edgeinfer.console.blobs import BlobStore
 from edgeinfer.console.deliveries import Deliveries, Delivery, Message
 from edgeinfer.console.deployer import Deployer
+from edgeinfer.console.intake import Inbound, Results, read_message
 from edgeinfer.console.known import Known
 from edgeinfer.console.live import LiveFeed
 from edgeinfer.console.repository import Repository
+from edgeinfer.console.second_look import SecondLook
 from edgeinfer.console.series import FINE_KEPT_S, RESOLUTIONS_S
 from edgeinfer.console.settings import LimitsConfig
 from edgeinfer.runtime.backoff import Backoff
@@ -35,7 +37,8 @@ _log = logging.getLogger(__name__)
 # One transaction's worth; the bytes bound what is held in memory at once.
 _MAX_BATCH = 256
 _MAX_BATCH_BYTES = 8 << 20
-_MAX_BATCH_S = 0.05
+# Of results, 17 bytes each while they wait for the commit: a few bytes may make very many.
+_MAX_BATCH_RESULTS = 1 << 18
 _IDLE_S = 0.25
 _STORAGE_WAIT_S = 0.5
 # SQLite itself waits five seconds for a lock, and the watchdog wants a turn every fifteen.
@@ -55,6 +58,27 @@ class Link(Protocol):
     def receive(self, timeout_s: float) -> tuple[str, bytes] | None: ...
 
     def wake(self) -> None: ...
+
+
+class _Taken(msgspec.Struct, frozen=True):
+    """A message, and what it says where it has been read and could be."""
+
+    topic: str
+    payload: bytes
+    message: Inbound | None = None
+
+    @property
+    def results(self) -> int:
+        """That are held in memory with it."""
+        return self.message.body.chunk.n if self.message is not None and isinstance(self.message.body, Results) else 0
+
+
+def _read(topic: str, payload: bytes, tenant: str) -> Inbound | None:
+    """None for what cannot be read: the batch says why, and survives it."""
+    try:
+        return read_message(topic, payload, tenant=tenant)
+    except Exception:  # the batch will meet it again, and has a place for it
+        return None
 
 
 class Ingest:
@@ -89,7 +113,7 @@ class Ingest:
         self._stopping = threading.Event()
         self._lost = threading.Event()
         self._generation = 0
-        self._held: list[Message] = []  # taken, and not committed yet
+        self._held: list[_Taken] = []  # and not committed yet
         self._deliveries = Deliveries(link.wake)
         self._delivery: Delivery | None = None  # whose messages are held; None: the link's
         self._delivered_last = False
@@ -149,9 +173,13 @@ class Ingest:
         return taken
 
     def _run(self) -> None:
+        # This console may read what the one before it could not.
+        second_look = SecondLook(self._repository, self._batch, tenant=self._tenant)
+        is_looking = True
         while not self._stopping.is_set():
+            is_looking = is_looking and self._look_again(second_look)
             try:
-                if self.turn(_IDLE_S) or (self.storage_error and self._try_storage()):
+                if self.turn(0 if is_looking else _IDLE_S) or (self.storage_error and self._try_storage()):
                     self.storage_error = ""
                     self._waits.reset()
             except BufferStorageError as error:
@@ -167,6 +195,19 @@ class Ingest:
                     self._give_back(None)
                 self._stopping.wait(_STORAGE_WAIT_S)
 
+    def _look_again(self, second_look: SecondLook) -> bool:
+        """A few more; whether there are others. What comes now does not wait for it."""
+        try:
+            return second_look.go_on()
+        except BufferStorageError as error:
+            self._known.forget()
+            _log.warning("event=no_second_look error=%r", error.message)
+            return False  # the next start looks at the rest
+        except Exception:  # of one chunk, which stays as it is
+            self._known.forget()
+            _log.exception("event=second_look_bug")
+            return True
+
     def _try_storage(self) -> bool:
         """Whether the database takes something again: what failed may have gone back to who delivered it, and nothing
         else may come. Raises StorageError."""
@@ -181,23 +222,24 @@ class Ingest:
             self._delivery = None
             self._held.clear()
 
-    def _take(self, timeout_s: float) -> list[Message]:
+    def _take(self, timeout_s: float) -> list[_Taken]:
         """What was delivered and what the link has take turns."""
         self._delivered_last = not self._delivered_last and len(self._deliveries) > 0
         if self._delivered_last:
             self._delivery = self._deliveries.take()
-            return list(self._delivery.messages) if self._delivery is not None else []
+            return [_Taken(*message) for message in self._delivery.messages] if self._delivery is not None else []
         message = self._link.receive(0 if self._deliveries else timeout_s)
-        messages: list[Message] = []
-        size = 0
-        deadline = time.monotonic() + _MAX_BATCH_S
+        found: list[_Taken] = []
+        size = results = 0
         while message is not None:
-            messages.append(message)
-            size += len(message[1])
-            if len(messages) >= _MAX_BATCH or size >= _MAX_BATCH_BYTES or time.monotonic() > deadline:
-                break
-            message = self._link.receive(0)
-        return messages
+            # Read before the transaction, which others wait for, and while more comes, which then shares its commit.
+            one = _Taken(*message, _read(*message, self._tenant))
+            found.append(one)
+            size += len(one.payload)
+            results += one.results
+            is_much = len(found) >= _MAX_BATCH or size >= _MAX_BATCH_BYTES or results >= _MAX_BATCH_RESULTS
+            message = None if is_much else self._link.receive(0)
+        return found
 
     def _store(self) -> None:
         """All that is held in one transaction; where one message breaks it, each on its own."""
@@ -221,7 +263,7 @@ class Ingest:
         except Exception as error:
             self._known.forget()
             message = self._held[0]
-            _log.exception("event=message_bug topic=%r bytes=%d", message[0][:120], len(message[1]))
+            _log.exception("event=message_bug topic=%r bytes=%d", message.topic[:120], len(message.payload))
             self._commit_refusal(message, error)
             del self._held[0]
 
@@ -229,16 +271,16 @@ class Ingest:
         """Commit the first `n` of what is held, let go of them, and answer."""
         batch = self._batch()
         with self._repository.transaction():
-            for name, payload in self._held[:n]:
-                batch.add(name, payload)
+            for one in self._held[:n]:
+                batch.add(one.topic, one.payload, one.message)
             batch.write()
         del self._held[:n]
         self._publish(batch)
 
-    def _commit_refusal(self, message: tuple[str, bytes], error: Exception) -> None:
+    def _commit_refusal(self, message: _Taken, error: Exception) -> None:
         batch = self._batch()
         with self._repository.transaction():
-            batch.refuse(message[0], message[1], f"internal error: {type(error).__name__}")
+            batch.refuse(message.topic, message.payload, f"internal error: {type(error).__name__}")
             batch.write()
 
     def _batch(self) -> Batch:

@@ -13,6 +13,9 @@ from edgeinfer.runtime.results import Kind
 
 __all__ = ["count_events", "kept", "kinds_of", "pieces", "results_of"]
 
+# As numpy compares it at once: to an enumeration it would look for an array in it, each time.
+_EVENT = np.int64(Kind.EVENT)
+
 
 def kept(device: str, epoch: int, chunk: StoredChunk, summary: Summary, *, whole: bool = True) -> KeptChunk:
     return KeptChunk(
@@ -22,8 +25,8 @@ def kept(device: str, epoch: int, chunk: StoredChunk, summary: Summary, *, whole
         n=chunk.n,
         pipeline=chunk.pipeline,
         codec=chunk.codec,
-        t_min_ns=int(summary.t_ns.min()),
-        t_max_ns=int(summary.t_ns.max()),
+        t_min_ns=int(np.minimum.reduce(summary.t_ns)),
+        t_max_ns=int(np.maximum.reduce(summary.t_ns)),
         kinds=kinds_of(summary),
         link=chunk.link,
         whole=whole,
@@ -34,7 +37,7 @@ def kept(device: str, epoch: int, chunk: StoredChunk, summary: Summary, *, whole
 
 def kinds_of(summary: Summary) -> int:
     """The bits of the kinds that are in it."""
-    lowest, highest = int(summary.kind.min()), int(summary.kind.max())
+    lowest, highest = int(np.minimum.reduce(summary.kind)), int(np.maximum.reduce(summary.kind))
     if lowest == highest:
         return kind_bit(lowest)
     bits = 0
@@ -44,7 +47,7 @@ def kinds_of(summary: Summary) -> int:
 
 
 def count_events(summary: Summary) -> int:
-    return int(np.count_nonzero(summary.kind == Kind.EVENT))
+    return int(np.count_nonzero(summary.kind == _EVENT))
 
 
 def pieces(chunk: StoredChunk, summary: Summary, new: tuple[Range, ...]) -> Iterator[tuple[StoredChunk, Summary]]:

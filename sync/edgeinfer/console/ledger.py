@@ -5,7 +5,8 @@ device can never send it), undecodable (it came whole, but nobody here can read 
 but the last is *settled*; `contiguous` is the highest number up to which all are settled, and what the console
 acknowledges.
 
-`conflicts` counts chunks that were refused because they belie what is stored; they settle nothing.
+`conflicts` counts chunks that were refused because they belie what is stored; they settle nothing. `made` is the
+highest number that the device has ever said it made, and settles nothing either.
 
     ledger = Ledger()
     new = ledger.settle(1, 100)             # ((1, 100),): the numbers not settled before
@@ -35,6 +36,7 @@ class Ledger:
         missing: int = 0,
         undecodable: int = 0,
         conflicts: int = 0,
+        made: int = 0,
     ) -> None:
         self.contiguous = contiguous
         self._ranges: list[Range] = sorted(ranges)
@@ -44,6 +46,7 @@ class Ledger:
         self.missing = missing
         self.undecodable = undecodable
         self.conflicts = conflicts
+        self.made = made
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -77,6 +80,13 @@ class Ledger:
         self.undecodable += fresh
         self.duplicates += n - fresh
         return new
+
+    def recover(self, cause: str, n: int) -> None:
+        """`n` of the results that `store` has just counted as duplicates were not stored: they were settled as `cause`
+        (evicted, missing, undecodable), and have come after all."""
+        setattr(self, cause, getattr(self, cause) - n)
+        self.stored += n
+        self.duplicates -= n
 
     def raise_floor(self, lowest: int) -> tuple[Range, ...]:
         """The device holds nothing below `lowest`: what is unsettled there never comes. Returns those ranges."""
@@ -114,6 +124,11 @@ class Ledger:
             found.append((after + 1, first - 1))
             after = last
         return tuple(found)
+
+    @property
+    def absent(self) -> int:
+        """How many numbers are settled without a result."""
+        return self.evicted + self.missing + self.undecodable
 
     @property
     def gap_results(self) -> int:

@@ -46,9 +46,10 @@ class Links:
         before = self.after(device, epoch, chunk.first_seq - 1, ledger)
         if link_after(before, chunk) not in {NO_LINK, chunk.link}:
             return f"it does not follow what is stored up to {chunk.first_seq - 1}"
-        if not self._is_followed(device, epoch, chunk, ledger):
+        is_beyond_all = chunk.first_seq > ledger.highest  # then nothing lies in its place, or behind it
+        if not is_beyond_all and not self._is_followed(device, epoch, chunk, ledger):
             return f"what is stored from {chunk.last_seq + 1} on does not follow it"
-        if self._is_cut_otherwise(device, epoch, chunk, ledger):
+        if not is_beyond_all and self._is_cut_otherwise(device, epoch, chunk, ledger):
             return "what is stored there begins and ends elsewhere"
         # Where the link before it is lost for good, nothing will ever tell: refusing it would be refusing it for ever.
         if ledger.conflicts and not ledger.is_settled(chunk.first_seq - 1) and chunk.first_seq > 1:

@@ -54,9 +54,7 @@ class LiveFeed:
 
     def results(self, chunks: Sequence[KeptChunk], counts: Mapping[tuple[str, str], int]) -> None:
         with self._lock:
-            for chunk in chunks[-_PIPELINES:]:
-                # Events come in chunks of their own: a pipeline's results must not push them out.
-                place = (chunk.device, chunk.pipeline, chunk.kinds == kind_bit(Kind.EVENT))
+            for place, chunk in _last_of_each(chunks).items():
                 _put(self._recent, place, chunk)
                 _put(self._sample, place, chunk)
             self._counts.update(counts)
@@ -84,6 +82,15 @@ class LiveFeed:
             for emptied in (self._sample, self._counts, self._devices, self._deployments):
                 emptied.clear()
         return Happened(tuple(_newest(chunks, _SAMPLE)), counts, devices, deployments)
+
+
+def _last_of_each(chunks: Sequence[KeptChunk]) -> dict[Place, KeptChunk]:
+    """By place, in the order of these."""
+    found: dict[Place, KeptChunk] = {}
+    for chunk in reversed(chunks[-_PIPELINES:]):
+        # Events come in chunks of their own: a pipeline's results must not push them out.
+        found.setdefault((chunk.device, chunk.pipeline, chunk.kinds == kind_bit(Kind.EVENT)), chunk)
+    return dict(reversed(found.items()))
 
 
 def _put(chunks: dict[Place, KeptChunk], place: Place, chunk: KeptChunk) -> None:

@@ -14,6 +14,7 @@ _LEVELS = ("bad", "warn", "good")
 _OF_CAUSE = {
     "vanished": ("bad", "gone from the console's database, where they were stored"),
     "missing": ("bad", "missing: the device has lost them and can never send them"),
+    "left": ("bad", "left on a buffer that the device has put aside: it made them, and they have not come"),
     "undecodable": ("bad", "undecodable: they came whole, in a form that cannot be read here"),
     "unlisted": ("bad", "not stored, and why is not listed any more"),
     "awaited": ("warn", "awaited: the device still has them, or has not said otherwise"),

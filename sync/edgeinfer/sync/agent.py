@@ -21,6 +21,7 @@ from edgeinfer.runtime.errors import BrokerError, BufferStorageError, ConsoleErr
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.runtime.locking import lock, unlock
 from edgeinfer.sync.allowance import Priority
+from edgeinfer.sync.broker import BrokerConfig
 from edgeinfer.sync.log_ring import listening
 from edgeinfer.sync.loglimit import LogLimit
 from edgeinfer.sync.parts import Parts
@@ -159,11 +160,19 @@ def _wait_connected(parts: Parts, stop: threading.Event, timeout_s: float, on_tu
             broker = parts.link.address
             raise BrokerError(
                 f"{broker}: no connection within {timeout_s:g} s: {parts.link.last_error or 'no answer'}",
-                hint="is the broker running, and are [broker] host, port and user right?",
+                hint=_connection_hint(parts.link.broker),
             )
         parts.link.receive(0.05)
         on_turn()
     parts.turn(0.0)
+
+
+def _connection_hint(broker: BrokerConfig) -> str:
+    """A broker that minds TLS or a certificate says nothing: it hangs up."""
+    hint = "is the broker running, and are [broker] host, port and user right?"
+    if broker.tls_cert:
+        return f"{hint} Does it take the certificate {broker.tls_cert}?"
+    return f"{hint} Does it want {'a certificate of this device (tls_cert, tls_key)' if broker.encrypted else 'TLS'}?"
 
 
 def _no_answer(parts: Parts, target: int, timeout_s: float) -> BrokerError | ConsoleError:

@@ -161,7 +161,8 @@ class Budget:
         """As `Allowance.spent`."""
         cost = size + OVERHEAD_BYTES
         used = self._used.setdefault(self._kind, {})
-        used[_name(priority)] = used.get(_name(priority), 0) + cost
+        name = _name(priority)
+        used[name] = used.get(name, 0) + cost
         if self._rule is not None and self._rule.bytes_per_s:
             self._fill(now_s)
             self._level -= cost
@@ -169,8 +170,9 @@ class Budget:
     @property
     def wants_grant(self) -> bool:
         """Whether less than half a slice is left: make `ledger(...)` durable, then call `grant`."""
-        left = self._granted.get(self._kind, 0) - self._total()
-        if self._rule is not None and self._rule.bytes_per_day and self._total() >= self._rule.bytes_per_day:
+        total = self._total()
+        left = self._granted.get(self._kind, 0) - total
+        if self._rule is not None and self._rule.bytes_per_day and total >= self._rule.bytes_per_day:
             return left < 0  # nothing but control will go; what it takes is still counted
         return left < self._slice // 2
 

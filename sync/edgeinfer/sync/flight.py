@@ -36,6 +36,7 @@ class Flight:
 
     def __init__(self) -> None:
         self._sent: dict[int, Sent] = {}
+        self._end = 0  # no number above it is held
         self.bytes = 0
         self.events = 0
         self.largest = 0
@@ -49,13 +50,16 @@ class Flight:
 
     def clear(self) -> None:
         self._sent.clear()
+        self._end = 0
         self.bytes = self.events = 0
 
     def put(self, chunk: Sent) -> None:
         """It has just been sent. What it covers is gone: a tombstone takes the place of several chunks."""
-        for covered in [one for one in self if chunk.first_seq <= one.first_seq <= one.last_seq <= chunk.last_seq]:
-            self.take(covered.first_seq)
-        self.take(chunk.first_seq)
+        if chunk.first_seq <= self._end:
+            for covered in [one for one in self if chunk.first_seq <= one.first_seq <= one.last_seq <= chunk.last_seq]:
+                self.take(covered.first_seq)
+            self.take(chunk.first_seq)
+        self._end = max(self._end, chunk.last_seq)
         self._sent[chunk.first_seq] = chunk
         self.bytes += chunk.size
         self.events += chunk.lane == EVENTS

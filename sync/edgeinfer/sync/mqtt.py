@@ -113,8 +113,13 @@ class MqttLink:
         self.unheard = False
 
     @property
+    def broker(self) -> BrokerConfig:
+        """The one that is connected, or that was tried last."""
+        return self._broker
+
+    @property
     def address(self) -> str:
-        """Of the broker that is connected, or that was tried last."""
+        """The broker's."""
         return self._broker.address
 
     def owed_s(self, now_s: float) -> float:

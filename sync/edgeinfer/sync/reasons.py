@@ -87,6 +87,7 @@ _TEXTS = {
 _HINTS = {
     _WRONG_VERSION: "the broker speaks another version: try protocol = 4",
     0x86: "username, password_file or token_file: the file is read again at each try",
+    0x87: "the broker's passwords and access list decide: username, password_file, token_file or tls_cert",
     _TAKEN_OVER: "another client has connected with this device's name: is a second agent running?",
 }
 

@@ -27,6 +27,12 @@ class SizeLimit:
         self._forbidden_s = 0.0
         self._tried = _NONE  # no larger, for now
         self._troubles = 0
+        self.smallest_in_trouble = _NONE  # since something got through
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether nothing gets through, and messages are as small already as they are made."""
+        return self._troubles >= _PATIENCE and self.smallest_in_trouble <= _FLOOR_BYTES
 
     def allows(self, size: int, now_s: float) -> bool:
         """Whether a message of `size` should go as it is."""
@@ -50,6 +56,7 @@ class SizeLimit:
         """The connection ended, or nobody answered, with a message of `size` on its way. True: smaller ones are
         tried from now on."""
         self._troubles += 1
+        self.smallest_in_trouble = min(self.smallest_in_trouble, size)
         if self._troubles % _PATIENCE or size <= _FLOOR_BYTES:
             return False
         self._tried = max(_FLOOR_BYTES, min(self._tried, size) * 5 // 8)  # half of the results, and what is around them
@@ -58,5 +65,6 @@ class SizeLimit:
     def progress(self) -> None:
         """Something got through."""
         self._troubles = 0
+        self.smallest_in_trouble = _NONE
         if self._tried != _NONE:
             self._tried = _NONE if self._tried > self._most else self._tried * 2

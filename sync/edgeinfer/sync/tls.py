@@ -37,6 +37,7 @@ def tls_context(config: BrokerConfig) -> ssl.SSLContext:
         try:
             context.load_cert_chain(config.tls_cert, config.tls_key or None)
         except OSError as error:
-            raise BrokerError(f"tls_cert, tls_key: {config.tls_cert}: cannot be used: {error}") from error
+            files = " and ".join(filter(None, (config.tls_cert, config.tls_key)))
+            raise BrokerError(f"tls_cert, tls_key: {files}: cannot be used: {error}") from error
     context.sslsocket_class = _Socket
     return context

@@ -34,6 +34,10 @@ _log = logging.getLogger(__name__)
 
 # What a chunk is longer by on the wire than its body, at most: see `messages.encode_chunk`.
 _HEADER_BYTES = 28 + LINK_BYTES
+_STUCK_HINT = (
+    "is a console listening, and does the broker take messages of some kB? Smaller ones are not tried: raise its limit"
+    " (mosquitto: max_packet_size, message_size_limit)"
+)
 _PRIORITY = {EVENTS: Priority.EVENTS, RESULTS: Priority.RESULTS}
 # An acknowledgement that was overtaken looks like a setback; once in a while is enough for either.
 _SETBACK_INTERVAL_S = 5.0
@@ -65,6 +69,8 @@ class Uploader:
         self._floor: dict[str, int] | None = None
         self._limit = LogLimit()
         self._refused = ""
+        self._is_stuck = False  # and that has been said
+        self._made = self._made_persisted = 0  # in the session's epoch
         self._counted = 0  # up to here every result was sent, or went ahead
         self._ahead: set[int] = set()  # first numbers of events that did, above it
         self.sent_results = 0
@@ -111,7 +117,9 @@ class Uploader:
         if reader is not None:
             try:
                 backlog = self._look(reader, now_s)
-                self._send(self._follow_epoch(backlog, now_s), backlog, now_s)
+                session = self._follow_epoch(backlog, now_s)
+                self._made = backlog.settled_seq
+                self._send(session, backlog, now_s)
             except BufferStorageError as error:
                 self._buffer.failed(error)
         self.persist(now_s)
@@ -130,6 +138,7 @@ class Uploader:
         self.acknowledged_results += session.acked_seq - before
         if verdict is AckVerdict.PROGRESS:
             self._sizes.progress()
+            self._is_stuck = False
             self._links = {seq: link for seq, link in self._links.items() if seq > session.acked_seq}
         if verdict is AckVerdict.BEYOND and (held := self._limit.admit("beyond", now_s)) is not None:
             _log.warning("event=ack_beyond_sent acked=%d sent=%d held_back=%d", ack.seq, session.through_seq, held)
@@ -188,13 +197,15 @@ class Uploader:
         if session is None or not (at_once or now_s - self._persisted_s >= self._config.upload.persist_interval_s):
             return
         progress = (session.acked_seq, session.through_seq, session.sent_seq)
-        if progress == self._persisted:
+        # What was made meanwhile is worth no commit of its own but the last one.
+        if progress == self._persisted and not (at_once and self._made > self._made_persisted):
             return
         self._persisted_s = now_s
         self._db.set_upload_progress(
-            session.epoch, session.acked_seq, sent_through=progress[1], sent=progress[2], refused=self._duplicates
-        )
-        self._persisted = progress
+            session.epoch, session.acked_seq, sent_through=progress[1], sent=progress[2], refused=self._duplicates,
+            made=self._made,
+        )  # fmt: skip
+        self._persisted, self._made_persisted = progress, self._made
 
     def close(self, now_s: float) -> None:
         """Raises BufferStorageError when progress could not be made durable."""
@@ -254,7 +265,7 @@ class Uploader:
         self._duplicates = self._db.counter("refused") if is_known else 0
         if not is_known:
             self._db.set_upload_progress(epoch, acked, sent_through=acked, sent=acked)
-        self._persisted = (acked, session.through_seq, session.sent_seq)
+        self._persisted, self._made_persisted = (acked, session.through_seq, session.sent_seq), 0
         durable = backlog.reader.durable_seq()
         _log.info("event=upload_epoch epoch=%d acknowledged=%d durable=%d", epoch, acked, durable)
         if acked > durable:
@@ -325,7 +336,8 @@ class Uploader:
             return chunk.n
         new = chunk.last_seq - max(self._counted, chunk.first_seq - 1)
         self._counted = max(self._counted, chunk.last_seq)
-        self._ahead = {first_seq for first_seq in self._ahead if first_seq > self._counted}
+        if self._ahead:
+            self._ahead = {first_seq for first_seq in self._ahead if first_seq > self._counted}
         return max(0, new)
 
     def _publish(self, session: UploadSession, chunk: StoredChunk, lane: int, now_s: float) -> bool:
@@ -354,6 +366,14 @@ class Uploader:
         _log.warning("event=no_acknowledgement acked=%d state=%s%s", session.acked_seq, session.state.value, nobody)
         if self._sizes.trouble(largest):
             _log.warning("event=smaller_messages largest=%d reason='no acknowledgement'", largest)
+        if not self._link.unheard:
+            self._say_stuck()
+
+    def _say_stuck(self) -> None:
+        """Once, until something gets through: a broker that drops what is too large for it says nothing over 3.1.1."""
+        if self._sizes.is_stuck and not self._is_stuck:
+            self._is_stuck = True
+            _log.error("event=nothing_gets_through largest=%d hint=%r", self._sizes.smallest_in_trouble, _STUCK_HINT)
 
     def _take_complaint(self, session: UploadSession, complaint: Complaint, now_s: float) -> None:
         """The broker did not take something, or went while something was on its way."""
@@ -367,6 +387,8 @@ class Uploader:
             why = Refusal.FORBIDDEN
         elif complaint.ended and after(code) is After.AGAIN and self._sizes.trouble(size):
             _log.warning("event=smaller_messages largest=%d reason='the connection ends'", size)
+        if complaint.ended:
+            self._say_stuck()
         hold_s = 0.0 if complaint.ended else session.refused(why, now_s)
         if not hold_s:
             return

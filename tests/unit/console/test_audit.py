@@ -11,10 +11,11 @@ import pytest
 
 from edgeinfer.console.audit import Auditor, RangeAudit
 from edgeinfer.console.repository.base import DeviceChange, Span
+from edgeinfer.console.verdict import findings
 from edgeinfer.runtime.chunk import COLUMNS, StoredChunk, tombstone
 from edgeinfer.runtime.codec import encode as encode_results
 from edgeinfer.runtime.results import Kind, Result
-from edgeinfer.sync.messages import Birth, encode
+from edgeinfer.sync.messages import Birth, ReportedState, encode
 from ingest_bench import EPOCH, IngestBench, chained
 
 
@@ -86,6 +87,27 @@ def test_what_is_not_stored_is_named_with_its_cause_and_its_time(bench: IngestBe
     assert _not_stored(_audit(bench, 0, 21 * STEP_NS)) == {"missing": 10}
     assert _not_stored(_audit(bench, 21 * STEP_NS, 22 * STEP_NS)) == {}
     assert _audit(bench, 21 * STEP_NS, 22 * STEP_NS).complete
+
+
+def test_what_was_left_on_a_buffer_that_is_gone_is_not_forgotten(bench: IngestBench) -> None:
+    bench.takes(*chained([10] * 3))
+    bench.hears("up/reported", encode(ReportedState(1, audit={"epoch": EPOCH, "made": 75})))
+    assert _not_stored(_audit(bench)) == {"unsent": 45}
+    bench.known.forget()
+    bench.hears("up/reported", encode(ReportedState(1, audit={"epoch": EPOCH + 1, "made": 5})))
+    found = _audit(bench)
+    assert (found.made, found.stored, found.acknowledged) == (80, 30, 30)
+    assert _not_stored(found) == {"left": 45, "unsent": 5}
+    assert findings(found)[0].level == "bad"
+    bench.takes(*chained([10] * 8)[3:])  # it was found again, on a stick or in a drawer
+    assert _not_stored(_audit(bench)) == {"unsent": 5}
+
+
+@pytest.mark.parametrize("audit", [{}, {"made": 5}, {"epoch": EPOCH, "made": True}, {"epoch": "7", "made": 1 << 63}])
+def test_a_report_of_nothing_is_no_claim(bench: IngestBench, audit: dict[str, object]) -> None:
+    bench.takes(*chained([10]))
+    bench.hears("up/reported", encode(ReportedState(1, audit=audit)))
+    assert bench.repository.ledgers("dev-1")[EPOCH].made == 0
 
 
 def test_a_tombstone_carries_the_chain_and_what_follows_a_loss_is_not_checked(bench: IngestBench) -> None:

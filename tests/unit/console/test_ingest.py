@@ -4,6 +4,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from edgeinfer.console.blobs import BlobStore
 from edgeinfer.console.deliveries import BusyError
 from edgeinfer.console.deployer import Deployer
 from edgeinfer.console.ingest import Ingest
+from edgeinfer.console.intake import Inbound, read_message
+from edgeinfer.console.ledger import Ledger
 from edgeinfer.console.live import LiveFeed
 from edgeinfer.console.registry import Registry
 from edgeinfer.console.repository import SqliteRepository
-from edgeinfer.console.repository.base import Deployment, DeviceChange, Package, StorageError
+from edgeinfer.console.repository.base import Absent, Deployment, DeviceChange, Package, StorageError, Unread
 from edgeinfer.console.settings import LimitsConfig
+from edgeinfer.runtime.chunk import StoredChunk
 from edgeinfer.runtime.codec import encode as encode_results
 from edgeinfer.runtime.errors import ConsoleError
 from edgeinfer.runtime.results import Kind, Result
@@ -165,6 +169,45 @@ def test_the_thread_goes_on_by_itself_when_the_database_does(bench: Bench) -> No
     wait_until(lambda: bool(bench.line.acks()), what="the acknowledgement")
     wait_until(lambda: bench.ingest.storage_error == "", what="the error to be gone")
     bench.ingest.stop()
+
+
+def test_what_an_older_console_could_not_read_is_looked_at_again_at_the_start(bench: Bench) -> None:
+    body = encode_results([Result(Kind.ANOMALY, i) for i in range(3)], 1)
+    with bench.repository.transaction():  # as that one left it
+        bench.repository.change_device("dev-1", DeviceChange(), t_ns=1)
+        bench.repository.save_ledger("dev-1", 1, Ledger(contiguous=3, undecodable=3))
+        bench.repository.add_absent("dev-1", [Absent("dev-1", 1, 1, 3, "undecodable", "of a later version")])
+        bench.repository.keep_unread("dev-1", 1, StoredChunk(1, 3, 0, "p", 1, zlib.crc32(body), body))
+    bench.ingest.start()
+    wait_until(lambda: bench.repository.ledgers("dev-1")[1].stored == 3, what="the second look")
+    bench.ingest.stop(30.0)
+    assert bench.repository.next_unread(0) is None
+    assert bench.repository.absent("dev-1", limit=9) == []
+
+
+def test_who_sends_something_does_not_wait_for_the_second_look(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bench.repository.transaction():
+        bench.repository.change_device("dev-1", DeviceChange(), t_ns=1)
+        for seq in range(1, 101):
+            bench.repository.keep_unread("dev-1", 1, StoredChunk(seq, 1, 0, "p", 99, zlib.crc32(b"later"), b"later"))
+    read: list[int] = []
+    next_unread = bench.repository.next_unread
+
+    def reads(after_id: int) -> Unread | None:
+        if bench.line.acks():
+            raise StorageError("that is enough")
+        read.append(after_id)
+        return next_unread(after_id)
+
+    monkeypatch.setattr(bench.repository, "next_unread", reads)
+    bench.hears_chunk(1, 5)
+    bench.ingest.start()
+    wait_until(lambda: bool(bench.line.acks()), what="the acknowledgement")
+    bench.hears_chunk(6, 5)
+    bench.line.wake()
+    wait_until(lambda: bench.repository.ledgers("dev-1")[1].stored == 10, what="what came after it")
+    bench.ingest.stop(30.0)
+    assert 0 < len(read) < 100
 
 
 @pytest.mark.parametrize("state", ["COMMITTED", "ROLLED_BACK", "FAILED"])
@@ -318,6 +361,50 @@ def test_one_transaction_takes_no_more_bytes_than_it_may(bench: Bench) -> None:
     for number in range(40):
         bench.hears("up/res/p", b"?" * (1 << 20) if number < 39 else b"")
     assert [bench.ingest.turn(0) for _ in range(5)] == [8, 8, 8, 8, 8]
+
+
+def test_one_transaction_holds_no_more_results_than_it_may(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeinfer.console.ingest._MAX_BATCH_RESULTS", 5)
+    for first_seq in range(1, 14, 2):
+        bench.hears_chunk(first_seq, 2)
+    assert [bench.ingest.turn(0) for _ in range(4)] == [3, 3, 1, 0]
+    assert bench.line.acks()[-1].seq == 14
+
+
+def test_messages_are_read_outside_the_transaction_and_what_comes_meanwhile_shares_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = [bench.chunks(6, 5), bench.chunks(11, 5)]
+
+    def reads(name: str, payload: bytes, *, tenant: str) -> Inbound:
+        with ThreadPoolExecutor(1) as other:  # a writer of its own, which would wait for a transaction
+            other.submit(bench.repository.all_offline).result(timeout=60)
+        if more:
+            bench.line.waiting.extend(more.pop(0))
+        return read_message(name, payload, tenant=tenant)
+
+    monkeypatch.setattr("edgeinfer.console.ingest.read_message", reads)
+    bench.hears_chunk(1, 5)
+    assert bench.ingest.turn(0) == 3
+    assert [ack.seq for ack in bench.line.acks()] == [15]
+
+
+def test_what_breaks_the_reader_is_refused_and_what_came_with_it_is_stored(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reads(name: str, payload: bytes, *, tenant: str) -> Inbound:
+        if payload == b"breaks it":
+            raise RuntimeError("a defect")
+        return read_message(name, payload, tenant=tenant)
+
+    for module in ("ingest", "batch"):
+        monkeypatch.setattr(f"edgeinfer.console.{module}.read_message", reads)
+    bench.hears_chunk(1, 5)
+    bench.hears("up/res/p", b"breaks it")
+    bench.hears_chunk(6, 5)
+    assert bench.ingest.turn(0) == 3
+    assert bench.line.acks()[-1].seq == 10
+    assert [refusal.reason for refusal in bench.repository.refusals(limit=10)] == ["internal error: RuntimeError"]
 
 
 def test_files_and_answers_of_known_devices_are_passed_on(bench: Bench) -> None:

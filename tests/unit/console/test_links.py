@@ -99,7 +99,7 @@ def test_a_tombstone_carries_the_chain_on(bench: IngestBench) -> None:
     bench.known.forget()
     wrong = chained([10], label=1, before=chunks[3].link, first_seq=31)[0]
     assert bench.takes(wrong).conflict == 31
-    assert bench.takes(chunks[4], gone, chunks[1]).seq == 50
+    assert bench.takes(chunks[4], gone).seq == 50
     (absent,) = bench.repository.absent("dev-1", limit=9)
     assert (absent.first, absent.last, absent.t_ns, absent.link) == (11, 30, 110, chunks[2].link)
     assert bench.conflicts() == [(31, 1)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.console.console import Console
@@ -63,7 +63,7 @@ def _tell(console: Console, rest: str, document: dict[str, Any]) -> None:
     console.repository.change_device("dev-1", change, t_ns=1)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(profile=_DOCUMENT, pipelines=_PIPELINES, audit=_DOCUMENT, telemetry=_PIPELINES)
 def test_no_document_of_a_device_breaks_a_page(
     tmp_path: Path, profile: dict[str, Any], pipelines: dict[str, Any], audit: dict[str, Any], telemetry: dict[str, Any]

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgeinfer.runtime.errors import BufferStorageError, ConfigError
+from edgeinfer.runtime.errors import BrokerError, BufferStorageError, ConfigError
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.locking import lock, unlock
 from edgeinfer.sync.agent import Agent
@@ -17,6 +17,22 @@ from edgeinfer.sync.settings import SyncConfig
 def make_agent(folder: Path) -> Agent:
     broker = BrokerConfig(port=1)  # nobody is there: neither test gets so far
     return Agent(SyncConfig(device="d1", state_dir=str(folder / "a"), runtime_dir=str(folder / "r"), broker=broker))
+
+
+@pytest.mark.parametrize(
+    ("broker", "words"),
+    [
+        (BrokerConfig(port=1), "TLS?"),
+        (BrokerConfig(port=1, tls=True), "(tls_cert, tls_key)?"),
+        (BrokerConfig(port=1, tls_cert="/nowhere/d1.crt"), "/nowhere/d1.crt?"),
+    ],
+)
+def test_a_broker_that_lets_nobody_in_may_want_more(tmp_path: Path, broker: BrokerConfig, words: str) -> None:
+    agent = make_agent(tmp_path)
+    agent.config = msgspec.structs.replace(agent.config, broker=broker)
+    with pytest.raises(BrokerError) as found:
+        agent.drain_once(0.1)
+    assert found.value.hint.endswith(words)
 
 
 def test_a_second_agent_is_refused(tmp_path: Path) -> None:

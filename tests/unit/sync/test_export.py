@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import append, fill
@@ -167,7 +167,7 @@ def test_a_file_cut_at_any_byte_or_changed_at_any_byte_is_refused(folder: Path, 
     check_file(path)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300), st.booleans())
 def test_whatever_lies_on_a_stick_is_read_or_refused(tmp_path: Path, raw: bytes, begins_well: bool) -> None:
     path = tmp_path / "ei-x-1-1.chunks"

@@ -206,7 +206,7 @@ def test_tls_goes_through_a_proxy_without_it_seeing_anything(tmp_path: Path, mon
             back = threading.Thread(target=pump, args=(server, client), daemon=True)
             back.start()
             pump(client, server, keep=heard)
-            back.join(10.0)
+            back.join(60)
 
     with BadServer(tunnel) as proxy:
         monkeypatch.setenv("https_proxy", f"http://u:p@127.0.0.1:{proxy.port}")

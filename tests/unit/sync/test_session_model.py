@@ -2,7 +2,8 @@
 
 The device is the real uploader and session over a model of the buffer and of `sync.db`; the console is the real ledger
 with the rules of its transactions. Messages are lost, doubled and reordered, either side crashes anywhere, also between
-COMMIT and acknowledgement, the broker refuses, chunks are split, evicted and dropped. Whatever happens, what counts as
+COMMIT and acknowledgement, the broker refuses, chunks are split, evicted and dropped, and handed in by other ways when
+their numbers have been settled without them. Whatever happens, what counts as
 acknowledged is committed; and once the network is healed, the console has each result exactly once, or its tombstone.
 """
 
@@ -27,7 +28,7 @@ from edgeinfer.console.settings import LimitsConfig
 from edgeinfer.runtime.chunk import EVENTS, EVICTED_PIPELINE, RESULTS, TOMBSTONE
 from edgeinfer.runtime.codec import decode as decode_results
 from edgeinfer.runtime.handoff import SyncDb
-from edgeinfer.sync.messages import Ack, decode_chunk, encode, topic
+from edgeinfer.sync.messages import Ack, ChunkMessage, decode_chunk, encode, encode_chunk, topic
 from edgeinfer.sync.mqtt import MqttLink
 from edgeinfer.sync.session import UploadConfig, UploadSession
 from edgeinfer.sync.settings import SyncConfig
@@ -144,6 +145,7 @@ class Delivery(RuleBasedStateMachine):
         self.down: list[Ack] = []
         self.acked = 0
         self.lost_at_first = 0
+        self.handed_in: set[int] = set()
         self.uploader = self.new_uploader()
 
     def new_console(self) -> "ModelConsole | DatabaseConsole":
@@ -256,6 +258,17 @@ class Delivery(RuleBasedStateMachine):
             self.down.append(ack)
         if fate != "lost":
             self.uploader.acknowledge(encode(ack), self.now_s)
+
+    @precondition(lambda self: self.buffer.written)
+    @rule(data=st.data())
+    def a_stick_is_handed_in(self, data: st.DataObject) -> None:
+        """As it was written some time ago: what is on it may be sent, stored, evicted or dropped by now."""
+        numbers = st.integers(0, len(self.buffer.written) - 1)
+        first, last = sorted((data.draw(numbers), data.draw(numbers)))
+        for chunk in self.buffer.written[first : last + 1]:
+            message = ChunkMessage(chunk.codec, 7, chunk.first_seq, chunk.n, chunk.crc, chunk.body, chunk.link)
+            self.console.inbox.append(encode_chunk(message))
+            self.handed_in.update(range(chunk.first_seq, chunk.last_seq + 1))
 
     # -- the console ------------------------------------------------------------------------------------------
 

@@ -221,6 +221,43 @@ def test_silence_thrice_gets_smaller_messages_too() -> None:
     assert found[0] == (1, 4)
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_that_nothing_gets_through_is_said_once_until_something_does(
+    caplog: pytest.LogCaptureFixture, *, ends: bool
+) -> None:
+    bench = Bench()
+    bench.buffer.append([500], RESULTS)
+    now_s = 0.0
+
+    def tries(times: int) -> int:
+        nonlocal now_s
+        for _ in range(times):
+            now_s += 25.0
+            found = bench.sent(now_s)
+            if ends and found:
+                bench.link.complain(0, 600, ended=True)
+                bench.uploader.lost()
+                bench.uploader.connected(now_s + 0.5)
+        return caplog.text.count("nothing_gets_through")
+
+    assert tries(2) == 0
+    assert tries(40) == 1
+    assert "max_packet_size" in caplog.text
+    bench.acknowledge(Ack(7, 1), now_s)
+    bench.buffer.append([500], RESULTS)
+    assert tries(40) == 2
+
+
+def test_where_nobody_listens_the_size_is_not_to_blame(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.link.unheard = True
+    bench.buffer.append([500], RESULTS)
+    for step in range(40):
+        bench.sent(25.0 * step)
+    assert "no_acknowledgement" in caplog.text
+    assert "nothing_gets_through" not in caplog.text
+
+
 def test_a_damaged_chunk_becomes_a_tombstone_with_its_link(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     bench.buffer.append([0] * 5, RESULTS)
@@ -242,7 +279,8 @@ def test_what_may_not_be_published_is_said_once_and_waited_out(caplog: pytest.Lo
     for raw in bench.link.up:
         bench.link.complain(0x87, len(raw))
     assert bench.sent(1.0) == []
-    assert bench.uploader.trouble == "the broker takes no results: not authorized (0x87)"
+    assert bench.uploader.trouble.startswith("the broker takes no results: not authorized (0x87): ")
+    assert "access list" in bench.uploader.trouble
     assert bench.sent(10.0) == []
     assert caplog.text.count("event=results_refused") == 1
     assert numbers(bench.sent(40.0)) == [(1, 1)], "one, to see"
@@ -300,6 +338,29 @@ def test_progress_is_made_durable_now_and_then_and_in_one_commit() -> None:
     bench.sent(13.0)
     assert bench.db.acknowledged(7) == 20
     assert (bench.db.counter("sent"), bench.db.counter("sent_through")) == (31, 31)
+    assert bench.db.made == 31
+
+
+def test_how_far_a_buffer_had_come_is_known_when_it_is_gone() -> None:
+    bench = Bench()
+    bench.buffer.append([0] * 10, RESULTS)
+    bench.sent(10.0)
+    bench.uploader.lost()
+    bench.buffer.append([0] * 10, RESULTS)
+    for now_s in (20.0, 30.0):
+        bench.sent(now_s)
+        assert bench.db.made == 10, "not worth a commit of its own"
+    seen: list[tuple[int, int]] = []
+    keep = bench.db.set_upload_progress
+
+    def keeps(epoch: int, seq: int, *, sent_through: int, sent: int, refused: int = 0, made: int = 0) -> None:
+        seen.append((epoch, made))
+        keep(epoch, seq, sent_through=sent_through, sent=sent, refused=refused, made=made)
+
+    bench.db.set_upload_progress = keeps  # type: ignore[method-assign]  # and says so
+    bench.buffer.begin_anew(8)
+    bench.sent(40.0)
+    assert seen == [(7, 20), (8, 0)]
 
 
 def test_after_a_restart_only_what_went_without_a_hole_is_believed() -> None:

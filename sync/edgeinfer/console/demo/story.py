@@ -141,7 +141,7 @@ class _Story:
         stage.broker.start()
         # Whatever was waiting when the broker came back has to arrive, not only what comes after it.
         target = self._tally.read().durable
-        wait_for("the buffer to drain", lambda: self._drained(target), stage=stage, timeout_s=90)
+        wait_for("the buffer to drain", lambda: self._drained(target), stage=stage)
         screen.say(f"all {buffered} have arrived, each once: {self._tally.line()}")
 
     def _drained(self, target: int) -> bool:
@@ -159,7 +159,7 @@ class _Story:
             to="all",
             console_url=stage.page,
             wait=True,
-            timeout_s=60,
+            timeout_s=180,
         )
         row = self._tally.update_row()
         if row.state in {"FAILED", "ROLLED_BACK"}:
@@ -188,7 +188,7 @@ class _Story:
         self._screen.step("Stop the device, deliver the rest, compare both sides")
         stage.stop_daemon()
         target = self._tally.read().durable
-        wait_for("the last results to be acknowledged", lambda: self._drained(target), stage=stage, timeout_s=60)
+        wait_for("the last results to be acknowledged", lambda: self._drained(target), stage=stage)
         self._screen.say(self._tally.line())
         return {
             "frames": self._tally.frames(),

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from edgeinfer.runtime.chunk import NO_LINK
+from edgeinfer.runtime.chunk import NO_LINK, StoredChunk
 from edgeinfer.runtime.errors import BufferStorageError, EdgeInferError
 from edgeinfer.runtime.results import Item
 
@@ -27,6 +27,7 @@ __all__ = [
     "Span",
     "StorageError",
     "StoredResult",
+    "Unread",
     "kind_bit",
 ]
 
@@ -169,6 +170,15 @@ class Absent(msgspec.Struct, frozen=True):
     reason: str
     t_ns: int = 0
     link: bytes = NO_LINK
+
+
+class Unread(msgspec.Struct, frozen=True):
+    """A chunk that could not be read when it came. `id` grows in the order in which they came."""
+
+    id: int
+    device: str
+    epoch: int
+    chunk: StoredChunk
 
 
 class Conflict(msgspec.Struct, frozen=True):

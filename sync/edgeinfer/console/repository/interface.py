@@ -27,7 +27,9 @@ from edgeinfer.console.repository.base import (
     SignedDesired,
     Span,
     StoredResult,
+    Unread,
 )
+from edgeinfer.runtime.chunk import StoredChunk
 
 __all__ = ["Repository"]
 
@@ -75,6 +77,20 @@ class Repository(Protocol):
 
     def absent(self, device: str, *, limit: int) -> list[Absent]:
         """Newest first."""
+
+    def absent_in(self, device: str, epoch: int, first: int, last: int) -> list[Absent]:
+        """What of the absent ranges lies within `first` to `last`, by number."""
+
+    def forget_absent(self, device: str, epoch: int, first: int, last: int) -> None:
+        """`first` to `last` are absent no more; what lies around them still is."""
+
+    def keep_unread(self, device: str, epoch: int, chunk: StoredChunk) -> None:
+        """A chunk that cannot be read here, as it came. Of more than a device's buffer holds, the oldest go."""
+
+    def next_unread(self, after_id: int) -> Unread | None:
+        """The first that came after the one of that number; 0: the first of all."""
+
+    def drop_unread(self, id_: int) -> None: ...
 
     def add_conflict(self, conflict: Conflict) -> None:
         """Remembered once for each (device, epoch, first_seq); `times` add up."""

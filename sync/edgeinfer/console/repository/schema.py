@@ -140,8 +140,20 @@ CREATE TABLE device_blob (
 CREATE INDEX device_blob_by_age ON device_blob (device, received_ns);
 """
 
+# Chunks that were settled as undecodable, as they came: a newer console may know how to read them.
+_UNREAD = """
+CREATE TABLE unread (
+    id INTEGER PRIMARY KEY, device INTEGER NOT NULL, epoch INTEGER NOT NULL, first_seq INTEGER NOT NULL,
+    n INTEGER NOT NULL, pipeline TEXT NOT NULL, codec INTEGER NOT NULL, link BLOB NOT NULL, crc INTEGER NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE INDEX unread_by_device ON unread (device);
+CREATE INDEX unread_by_place ON unread (device, epoch, first_seq);
+ALTER TABLE progress ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
+"""
+
 Step = str | Callable[[sqlite3.Connection, int], None]
 """SQL, run in one transaction with the new number; or what is given the connection and its own number, and sets that
 when it is done."""
 
-STEPS: tuple[Step, ...] = (_FIRST, _EPOCHS_IN_ORDER, _CHUNKS, rows_into_chunks)
+STEPS: tuple[Step, ...] = (_FIRST, _EPOCHS_IN_ORDER, _CHUNKS, rows_into_chunks, _UNREAD)

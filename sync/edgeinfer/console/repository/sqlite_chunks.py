@@ -128,7 +128,13 @@ class SqliteChunks(SqliteCounts):
             row = self.row(
                 "SELECT last, link FROM absent WHERE device = ? AND epoch = ? AND last = ?", (number, epoch, seq)
             )
-        return NO_LINK if row is None else bytes(row[1])
+        if row is None:  # absent ranges that follow each other are one, and only the last link of it is known there
+            row = self.row(
+                "SELECT first_seq + n - 1, link FROM unread WHERE device = ? AND epoch = ? AND first_seq <= ?"
+                " ORDER BY first_seq DESC LIMIT 1",
+                (number, epoch, seq),
+            )
+        return NO_LINK if row is None or row[0] != seq else bytes(row[1])
 
     def chunk_at(self, device: str, epoch: int, first_seq: int) -> KeptChunk | None:
         row = self.row(

@@ -17,7 +17,7 @@ _DEVICE = (
     " telemetry, refused FROM device"
 )
 _LEDGER = (
-    "p.epoch, contiguous, ranges, stored, duplicates, evicted, missing, undecodable, conflicts FROM progress p"
+    "p.epoch, contiguous, ranges, made, stored, duplicates, evicted, missing, undecodable, conflicts FROM progress p"
     " JOIN epoch e ON e.device = p.device AND e.epoch = p.epoch JOIN device ON device.id = p.device"
 )
 _COUNTS = ("stored", "duplicates", "evicted", "missing", "undecodable", "conflicts")
@@ -89,9 +89,9 @@ class SqliteDevices(SqliteConnection):
         with self.transaction():
             self.know_epoch(number, epoch)
             self.write(
-                "INSERT OR REPLACE INTO progress (device, epoch, contiguous, ranges, stored, duplicates, evicted,"
-                " missing, undecodable, conflicts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (number, epoch, ledger.contiguous, ranges, *counts),
+                "INSERT OR REPLACE INTO progress (device, epoch, contiguous, ranges, made, stored, duplicates, evicted,"
+                " missing, undecodable, conflicts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, epoch, ledger.contiguous, ranges, ledger.made, *counts),
             )
 
     def retire_epoch(self, device: str, epoch: int) -> None:
@@ -124,7 +124,7 @@ class SqliteDevices(SqliteConnection):
             "SELECT name, stored, duplicates, evicted, missing, undecodable, conflicts FROM retired"
             " JOIN device ON device.id = retired.device"
         )
-        return {name: _ledger((0, "[]", *counts)) for name, *counts in rows}
+        return {name: _ledger((0, "[]", 0, *counts)) for name, *counts in rows}
 
     def know_epoch(self, device: int, epoch: int) -> None:
         """Give an epoch that is new its place after those that were seen before it."""
@@ -147,10 +147,11 @@ def _json(value: object) -> str:
 
 
 def _ledger(row: Sequence[Any]) -> Ledger:
-    contiguous, ranges, *counts = row
+    contiguous, ranges, made, *counts = row
     return Ledger(
         contiguous=contiguous,
         ranges=msgspec.json.decode(ranges, type=list[tuple[int, int]]),
+        made=made,
         **dict(zip(_COUNTS, counts, strict=True)),
     )
 

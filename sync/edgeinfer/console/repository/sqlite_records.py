@@ -1,9 +1,13 @@
 """What did not become a stored result: absent ranges, refused messages, conflicts, in SQLite."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from edgeinfer.console.repository.base import Absent, Conflict, Refusal
+import msgspec
+
+from edgeinfer.console.repository.base import Absent, Conflict, Refusal, Unread
 from edgeinfer.console.repository.sqlite_devices import SqliteDevices
+from edgeinfer.runtime.chunk import NO_LINK, StoredChunk
 
 __all__ = ["SqliteRecords"]
 
@@ -11,10 +15,21 @@ __all__ = ["SqliteRecords"]
 _REFUSALS_KEPT = 200
 _ABSENT_KEPT = 10_000
 _CONFLICTS_KEPT = 200
+# Of a device: as much as its buffer holds. Each counts as a page at least.
+_UNREAD_BYTES_KEPT = 256 << 20
+_PAGE_BYTES = 4096
 
 
 class SqliteRecords(SqliteDevices):
     """Part of SqliteRepository."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._unread_bytes: dict[int, int] = {}  # by device, once it was asked for
+
+    def rolled_back(self) -> None:
+        super().rolled_back()
+        self._unread_bytes.clear()
 
     def add_absent(self, device: str, absents: Sequence[Absent]) -> None:
         number = self.device_id(device)
@@ -49,6 +64,73 @@ class SqliteRecords(SqliteDevices):
             (device, limit),
         )
         return [Absent(device, *row) for row in rows]
+
+    def absent_in(self, device: str, epoch: int, first: int, last: int) -> list[Absent]:
+        return [_within(absent, first, last) for _, absent in self._touching(device, epoch, first, last)]
+
+    def forget_absent(self, device: str, epoch: int, first: int, last: int) -> None:
+        number = self.device_id(device)
+        with self.transaction():
+            for id_, absent in self._touching(device, epoch, first, last):
+                self.write("DELETE FROM absent WHERE id = ?", (id_,))
+                if absent.first < first:
+                    self._insert_absent(number, _within(absent, absent.first, first - 1))
+                if absent.last > last:
+                    self._insert_absent(number, _within(absent, last + 1, absent.last))
+
+    def _touching(self, device: str, epoch: int, first: int, last: int) -> list[tuple[int, Absent]]:
+        # Absent ranges do not overlap: of those that end behind `last`, only the first can begin before it.
+        rows = self.rows(
+            "SELECT id, epoch, first, last, cause, reason, t_ns, link FROM absent WHERE device = ?1 AND epoch = ?2"
+            " AND last >= ?3 AND first <= ?4 AND last <= coalesce("
+            "(SELECT min(last) FROM absent WHERE device = ?1 AND epoch = ?2 AND last >= ?4), ?4) ORDER BY last",
+            (self.device_id(device), epoch, first, last),
+        )
+        return [(id_, Absent(device, *row)) for id_, *row in rows]
+
+    def keep_unread(self, device: str, epoch: int, chunk: StoredChunk) -> None:
+        number = self.device_id(device)
+        with self.transaction():
+            held = self._unread_held(number) + max(_PAGE_BYTES, len(chunk.body))
+            self.write(
+                "INSERT INTO unread (device, epoch, first_seq, n, pipeline, codec, link, crc, body)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    number, epoch, chunk.first_seq, chunk.n, chunk.pipeline, chunk.codec, chunk.link, chunk.crc,
+                    chunk.body,
+                ),
+            )  # fmt: skip
+            while held > _UNREAD_BYTES_KEPT:
+                ((id_, size),) = self.rows(
+                    "SELECT id, max(?2, length(body)) FROM unread WHERE device = ?1 ORDER BY id LIMIT 1",
+                    (number, _PAGE_BYTES),
+                )
+                self.write("DELETE FROM unread WHERE id = ?", (id_,))
+                held -= size
+            self._unread_bytes[number] = held
+
+    def _unread_held(self, device: int) -> int:
+        if device not in self._unread_bytes:
+            ((held,),) = self.rows(
+                "SELECT coalesce(sum(max(?2, length(body))), 0) FROM unread WHERE device = ?1", (device, _PAGE_BYTES)
+            )
+            self._unread_bytes[device] = held
+        return self._unread_bytes[device]
+
+    def next_unread(self, after_id: int) -> Unread | None:
+        row = self.row(
+            "SELECT unread.id, name, epoch, first_seq, n, pipeline, codec, crc, body, link FROM unread"
+            " JOIN device ON device.id = unread.device WHERE unread.id > ? ORDER BY unread.id LIMIT 1",
+            (after_id,),
+        )
+        if row is None:
+            return None
+        id_, device, epoch, first_seq, n, *rest = row
+        return Unread(id_, device, epoch, StoredChunk(first_seq, n, 0, *rest))
+
+    def drop_unread(self, id_: int) -> None:
+        self.write("DELETE FROM unread WHERE id = ?", (id_,))
+        self._unread_bytes.clear()
 
     def add_conflict(self, conflict: Conflict) -> None:
         number = self.device_id(conflict.device)
@@ -97,3 +179,14 @@ class SqliteRecords(SqliteDevices):
     def refused_count(self) -> int:
         row = self.row("SELECT value FROM counter WHERE name = 'refused'")
         return 0 if row is None else int(row[0])
+
+
+def _within(absent: Absent, first: int, last: int) -> Absent:
+    """What of it lies within: its time is that of its first number, its link that of its last."""
+    return msgspec.structs.replace(
+        absent,
+        first=max(first, absent.first),
+        last=min(last, absent.last),
+        t_ns=absent.t_ns if absent.first >= first else 0,
+        link=absent.link if absent.last <= last else NO_LINK,
+    )

@@ -46,7 +46,9 @@ class _DeviceApi:
 
     def audit(self, request: Request) -> Response:
         found = audit_of(self._site, request)
-        return not_found("no such device") if found is None else ApiResponse(audit_document(found))
+        if found is None:
+            return not_found(f"no device {request.path_params['device'][:80]!r}")
+        return ApiResponse(audit_document(found))
 
     def logs(self, request: Request) -> Response:
         lines = number(request, "lines", default=200, low=1, high=10_000)

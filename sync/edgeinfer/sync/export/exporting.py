@@ -19,7 +19,7 @@ from edgeinfer.runtime.chain import genesis
 from edgeinfer.runtime.chunk import NO_LINK, TOMBSTONE, StoredChunk
 from edgeinfer.runtime.durable import write_durably
 from edgeinfer.runtime.errors import MessageError, StorageError, UsageError
-from edgeinfer.runtime.handoff import SyncDb
+from edgeinfer.runtime.handoff import SyncDb, is_made
 from edgeinfer.sync.export.layout import ExportedFile, Manifest, decode_link, manifest_name, receipt_name
 from edgeinfer.sync.export.receipts import MAX_RECEIPT_BYTES, Receipt, open_receipt, record
 from edgeinfer.sync.export.stick import Stick
@@ -258,7 +258,7 @@ def _link_at(reader: BufferReader, epoch: int, seq: int) -> bytes:
 
 
 def _acknowledged(carrier: Carrier, epoch: int) -> int:
-    if carrier.sync_dir is None or not (carrier.sync_dir / "sync.db").exists():
+    if carrier.sync_dir is None or not is_made(carrier.sync_dir / "sync.db"):
         return 0
     with SyncDb(carrier.sync_dir / "sync.db", read_only=True) as db:
         return db.acknowledged(epoch)
