@@ -16,12 +16,13 @@ import msgspec
 from generated import write_or_check  # beside this script
 
 from edgeinfer.runtime.settings import PipelineConfig, RuntimeConfig
-from edgeinfer.runtime.sources.settings import SourceConfig
+from edgeinfer.runtime.sources.settings import SeriesSection, SourceConfig
 from edgeinfer.sync.settings import SyncConfig
 from edgeinfer.sync.sinks.settings import SinkConfig
 
 _TARGET = Path(__file__).resolve().parent / "configuration.md"
 _WIDTH = 118
+_WINDOWS = "Windows of sensors"
 _INTRODUCTION = """# Configuration
 
 Every key of the daemon's `edgeinfer.toml` and, [further below](#the-agent), of the agent's `sync.toml`, written by
@@ -128,12 +129,22 @@ def document() -> str:
     ]
     parts.append("## [pipeline.source]\n\n`kind` says what the frames come from.\n")
     for source in get_args(SourceConfig):
-        parts += _struct(f'kind = "{source.__struct_config__.tag}"', source, level=3)
+        parts += _source(source)
+    parts += _struct(_WINDOWS, SeriesSection, level=3)
     parts += [_AGENT, *_section("The agent's file", SyncConfig, "")]
     parts.append("## [sink]\n\nWhere results go; `kind` says what it is.\n")
     for sink in get_args(SinkConfig):
         parts += _struct(f'kind = "{sink.__struct_config__.tag}"', sink, level=3)
     return "\n".join(parts)
+
+
+def _source(source: type[msgspec.Struct]) -> Iterator[str]:
+    """A kind of source, and below it the tables that it holds."""
+    yield from _struct(f'kind = "{source.__struct_config__.tag}"', source, level=3)
+    for field in msgspec.structs.fields(source):
+        nested, many = _table(field.type)
+        if nested is not None and many:
+            yield from _struct(f"[[pipeline.source.{field.encode_name}]]", nested, level=4)
 
 
 def _section(title: str, struct: type[msgspec.Struct], prefix: str) -> Iterator[str]:
@@ -150,14 +161,25 @@ def _section(title: str, struct: type[msgspec.Struct], prefix: str) -> Iterator[
 def _struct(title: str, struct: type[msgspec.Struct], *, level: int) -> Iterator[str]:
     yield f"{'#' * level} {title}\n"
     yield f"{_paragraphs(inspect.getdoc(struct) or '')}\n"
+    shared = _window_keys(struct)
     rows = [
         field
         for field in msgspec.structs.fields(struct)
-        if _table(field.type)[0] is None and field.name not in {"source", "sink"}
+        if _table(field.type)[0] is None and field.name not in {"source", "sink"} and field.name not in shared
     ]
+    if shared:
+        yield f"And the keys of [{_WINDOWS.lower()}](#{_WINDOWS.lower().replace(' ', '-')}).\n"
     if rows:
         yield "| Key | Value | Default |\n|---|---|---|"
         yield "\n".join(f"| `{f.encode_name}` | {_kind(f.type)} | {_default(f)} |" for f in rows) + "\n"
+
+
+def _window_keys(struct: type[msgspec.Struct]) -> set[str]:
+    """Those that all sensors share, with the same default: they are listed once."""
+    if not issubclass(struct, SeriesSection) or struct is SeriesSection:
+        return set()
+    usual = {field.name: field.default for field in msgspec.structs.fields(SeriesSection)}
+    return {field.name for field in msgspec.structs.fields(struct) if usual.get(field.name, ...) == field.default}
 
 
 def _paragraphs(text: str) -> str:
@@ -166,6 +188,8 @@ def _paragraphs(text: str) -> str:
 
 def _table(kind: Any) -> tuple[type[msgspec.Struct] | None, bool]:
     """The struct that a key's value is, and whether there may be many of it."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
     many = get_origin(kind) is tuple
     found = [part for part in (kind, *get_args(kind)) if isinstance(part, type) and issubclass(part, msgspec.Struct)]
     return (found[0], many) if len(found) == 1 else (None, many)
@@ -177,6 +201,8 @@ def _kind(kind: Any) -> str:
         return _kind(parts[0]) + "".join(_bounds(extra) for extra in parts[1:] if isinstance(extra, msgspec.Meta))
     if origin is Literal:
         return ", ".join(f"`{part!r}`".replace("'", '"') for part in parts)
+    if origin is tuple and _tags(parts[0]):
+        return f"list of tables, each with a `kind`: {', '.join(f'`{tag}`' for tag in _tags(parts[0]))}"
     if origin is tuple:
         return f"list of {_kind(parts[0])}"
     if origin is dict:
@@ -187,6 +213,16 @@ def _kind(kind: Any) -> str:
         return f"table of {', '.join(f'`{field.encode_name}`' for field in msgspec.structs.fields(kind))}"
     names = {str: "text", int: "integer", float: "number", bool: "true or false"}
     return names.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _tags(kind: Any) -> list[str]:
+    """The kinds of a union of sources; none for anything else."""
+    tags = [part.__struct_config__.tag for part in get_args(kind) if _is_struct(part)]
+    return tags if all(tags) else []
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def _bounds(meta: msgspec.Meta) -> str:

@@ -1,14 +1,17 @@
 """The command `edgeinfer`: finds the part that is called, and turns every error into a line and an exit status.
 
-Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused, 130 interrupted, 143 asked to end.
 
 The services (`run`, `sync`, `console`) never load Typer: on a device it costs 0.1 s and several megabytes.
 """
 
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from edgeinfer.runtime.errors import DependencyError, EdgeInferError
 
@@ -41,6 +44,9 @@ _EXTRAS = {
 _DEBUG_VARIABLE = "EDGEINFER_DEBUG"
 _FAILED = 1
 _INTERRUPTED = 130
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+# As a shell says it of a program that a signal has ended.
+_SIGNALLED = 128
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +89,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return call_service(arguments[0], arguments[1:])
     from edgeinfer.cli.app import run_app
 
-    return run_app(arguments)
+    with _ends_in_order():
+        return run_app(arguments)
 
 
 def _version() -> str:
@@ -101,8 +108,10 @@ def _guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         return _FAILED
     except EdgeInferError as error:
-        return _report(error)
+        return _INTERRUPTED if _was_interrupted(error) else _report(error)
     except ImportError as error:
+        if _was_interrupted(error):
+            return _INTERRUPTED
         missing = _missing_extra(error)
         if missing is None:
             return _report_unexpected(error)
@@ -114,6 +123,38 @@ def _guarded(command: Callable[[], int]) -> int:
         return _status(stop)
     except Exception as error:  # the top of the program: whatever is left is a defect, told in one line
         return _report_unexpected(error)
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Whether a Ctrl-C is what it came from: one that hits while a compiled module starts becomes its ImportError."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+@contextmanager
+def _ends_in_order() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a terminal or a connection that goes away) unwind the program as Ctrl-C does: what was begun
+    is taken back, temporary folders are removed. Where somebody has said otherwise (`nohup`), that stands."""
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, _frame: object) -> None:
+    """Once: a second one ends it at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(_SIGNALLED + number)
 
 
 def _status(stop: SystemExit) -> int:

@@ -47,6 +47,8 @@ def results(
         raise UsageError("--follow never ends, and --json prints one document: choose one of them")
     folder = state_folders(config, state_dir)[0]
     found, labels = read_results(folder, pipeline=pipeline, limit=limit), label_names(folder)
+    if pipeline and not found:
+        _check_pipeline(folder, pipeline)
     measured = units(folder)
     if as_json:
         print_json({"results": [_document(stored, labels, measured) for stored in found]})
@@ -54,6 +56,15 @@ def results(
     _print_results(found, labels, measured)
     if follow:
         _follow(folder, pipeline, found[-1].seq if found else 0, labels, measured)
+
+
+def _check_pipeline(folder: Path, pipeline: str) -> None:
+    """One that has no results yet is no mistake; a name that nothing here has is one."""
+    from edgeinfer.runtime.inspect import pipeline_names
+
+    names = pipeline_names(folder)
+    if names and pipeline not in names:
+        raise UsageError(f"--pipeline: there is no pipeline {pipeline!r} here", hint=f"there are {', '.join(names)}")
 
 
 def _document(stored: "StoredResult", labels: "Labels", measured: "Units") -> dict[str, Any]:
@@ -172,6 +183,8 @@ def _print_audit(found: "Audit") -> None:
     _print_field("gaps", _gaps(found.gaps))
     _print_field("chain", _chain(found))
     _print_field("frames", ", ".join(f"{count} {state}" for state, count in sorted(found.frames.items())) or "none")
+    for epoch, first, last in found.left:
+        _print_field("left", f"{first}-{last} of an earlier buffer (epoch {epoch}): made, and never acknowledged")
     for salvage in found.salvages:
         lost = "an unknown number" if salvage.lost is None else salvage.lost
         _print_field("salvaged", f"{salvage.salvaged} results from {salvage.file}, {lost} lost: {salvage.why}")

@@ -47,6 +47,8 @@ def explain(
     from edgeinfer.runtime.explain import Request
     from edgeinfer.runtime.learn.packages import package_from_file, package_of_pipeline
 
+    if output is not None and output.suffix.lower() not in {"", ".png"}:
+        raise UsageError(f"--output {output}: expected a name that ends in .png, found {output.suffix!r}")
     if pipeline:
         subject = existing(_only(files, 1, "an input, as --pipeline names the package")[0])
         package, running = package_of_pipeline(_state_dir(config, state_dir), pipeline)

@@ -86,9 +86,9 @@ def _print_audit(found: dict[str, Any]) -> None:
         mark = {"good": "ok  ", "warn": "note", "bad": "BAD "}[finding["level"]]
         print_line(f"{mark}  {_plain(finding['text'])}")
     print_line()
-    for name in ("made", "durable", "stored", "acknowledged", "evicted", "missing", "undecodable", "awaited", "unsent",
-                 "vanished", "gaps", "duplicates", "conflicts"):  # fmt: skip
-        if found[name] is not None:
+    for name in ("made", "durable", "stored", "acknowledged", "evicted", "missing", "left", "undecodable", "awaited",
+                 "unsent", "vanished", "gaps", "duplicates", "conflicts"):  # fmt: skip
+        if found.get(name) is not None:  # an older console has fewer words
             print_line(f"{name:<13}{found[name]:>15,}")
     if not found["holes"]:
         return

@@ -1,18 +1,23 @@
 """Puts the stages of a pipeline together, as its configuration says. Each kind of stage is imported when it is used."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from edgeinfer.runtime.errors import ConfigError
 from edgeinfer.runtime.local.live import LiveBoard
 from edgeinfer.runtime.manifest import Manifest
 from edgeinfer.runtime.settings import PipelineConfig, RuntimeConfig
 from edgeinfer.runtime.sources.audio_settings import check_sound
-from edgeinfer.runtime.sources.settings import AudioSource, CameraSource, SourceConfig, VideoSource
+from edgeinfer.runtime.sources.named_channels import check_channels
+from edgeinfer.runtime.sources.settings import AudioSource, CameraSource, SensorSource, SourceConfig, VideoSource
 from edgeinfer.runtime.stages import Gate, Observer
 
 __all__ = ["Surroundings", "make_gates", "make_observers"]
+
+logger = logging.getLogger(__name__)
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -55,14 +60,18 @@ def make_observers(
 ) -> list[Observer]:
     """The observers of a pipeline: all of them or none. Made anew when another package takes over. Raises
     ConfigError."""
-    if isinstance(config.source, AudioSource):
-        check_sound(config.source, manifest.preprocess)
     made: list[Observer] = []
     try:
+        if isinstance(config.source, AudioSource):
+            check_sound(config.source, manifest.preprocess)
+        if isinstance(config.source, SensorSource):
+            check_channels(config.source, manifest.preprocess)
         made.extend(_observers(config, manifest, labels, around))
-    except BaseException:
+    except BaseException as error:
         for observer in made:
             observer.close()
+        if isinstance(error, ConfigError):
+            raise ConfigError(f"pipeline {config.name!r}: {error.message}", hint=error.hint) from error
         raise
     return made
 
@@ -70,6 +79,8 @@ def make_observers(
 def _observers(
     config: PipelineConfig, manifest: Manifest, labels: tuple[str, ...], around: Surroundings
 ) -> Iterator[Observer]:
+    if config.tracker is not None and not config.rule:
+        logger.warning("event=tracker_unused pipeline=%s hint=%r", config.name, "tracks are for rules, and it has none")
     if config.rule:
         from edgeinfer.runtime.postprocess import result_kind
         from edgeinfer.runtime.rules.observer import RuleObserver

@@ -18,7 +18,7 @@ from edgeinfer.runtime.buffer_file.timeline import FOREVER_NS, Ranges, intervals
 from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.chain import genesis, link_after
 from edgeinfer.runtime.chunk import NO_LINK, TOMBSTONE, StoredChunk
-from edgeinfer.runtime.handoff import SyncDb
+from edgeinfer.runtime.handoff import SyncDb, is_made
 
 __all__ = ["Audit", "Chain", "Continuity", "Head", "RangeAudit", "audit", "check_chain", "check_continuity"]
 
@@ -65,7 +65,9 @@ class Audit(msgspec.Struct, frozen=True):
     that the buffer should hold and does not, `duplicates` the numbers that it holds twice,
     `refused` the results that the console had already when they came, as far as it has told, `damaged` the chunks whose
     checksum is wrong. `frames` counts by state.
-    `salvages` are the reports of damaged buffers; while one `is_salvaging`, what is not settled is not looked at.
+    `left` are the numbers of earlier buffers (epoch, first, last) that were made, as far as the agent knows, and never
+    acknowledged. `salvages` are the reports of damaged buffers; while one `is_salvaging`, what is not settled is not
+    looked at.
     """
 
     epoch: int
@@ -87,12 +89,13 @@ class Audit(msgspec.Struct, frozen=True):
     chain: Chain
     is_salvaging: bool
     salvages: tuple[Report, ...]
+    left: tuple[tuple[int, int, int], ...] = ()
     range: RangeAudit | None = None
 
     @property
     def ok(self) -> bool:
         """Nothing is missing, doubled, damaged or tampered with."""
-        return not (self.gaps or self.duplicates or self.damaged or self.chain.breaks_at is not None)
+        return not (self.gaps or self.duplicates or self.damaged or self.left or self.chain.breaks_at is not None)
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -152,6 +155,7 @@ def audit(state_dir: Path, sync_dir: Path | None, *, since_ns: int | None = None
             chain=chain.found(),
             is_salvaging=settled < durable,
             salvages=tuple(reports(path)),
+            left=delivered.left,
             range=ranged,
         )
 
@@ -221,11 +225,12 @@ class _Delivered(msgspec.Struct, frozen=True):
     sent_through: int = 0
     acknowledged: int = 0
     refused: int = 0
+    left: tuple[tuple[int, int, int], ...] = ()
 
 
 def _delivered(sync_dir: Path | None, epoch: int) -> _Delivered:
     """What was sent and acknowledged, as the agent's database says."""
-    if sync_dir is None or not (sync_dir / SYNC_FILE).exists():
+    if sync_dir is None or not is_made(sync_dir / SYNC_FILE):
         return _Delivered()
     with SyncDb(sync_dir / SYNC_FILE, read_only=True) as sync:
         acknowledged = sync.acknowledged(epoch)
@@ -234,7 +239,8 @@ def _delivered(sync_dir: Path | None, epoch: int) -> _Delivered:
         # An agent without lanes sent everything in order, and knew no other number.
         through = sync.counter(_SENT_THROUGH) if is_known else 0
         refused = sync.counter(_REFUSED) if is_known else 0
-        return _Delivered(sent, max(acknowledged, min(sent, through or sent)), acknowledged, refused)
+        left = tuple(sync.left(epoch))
+        return _Delivered(sent, max(acknowledged, min(sent, through or sent)), acknowledged, refused, left)
 
 
 def _range(

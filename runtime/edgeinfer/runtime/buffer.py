@@ -34,6 +34,7 @@ from edgeinfer.runtime.chunk import MAX_BODY_BYTES, StoredChunk
 from edgeinfer.runtime.config import Section
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.results import Kind, Result
+from edgeinfer.runtime.wake import Wake
 
 __all__ = ["Buffer", "BufferConfig", "BufferReader", "StoredChunk"]
 
@@ -110,7 +111,7 @@ class Buffer:
         self._durable_seq = self._store.next_seq - 1
         self._lock = threading.Lock()
         self._drained = threading.Condition(self._lock)
-        self._wake = threading.Event()
+        self._wake = Wake()
         self._pending: dict[tuple[str, int], list[Result]] = {}
         self._pending_count = 0
         self._pending_weight = 0
@@ -157,8 +158,7 @@ class Buffer:
         with self._lock:
             wait = wait and result.kind is not Kind.FRAMES
             while wait and self._is_full() and self._waits and not self._is_closed():
-                self._flush_wanted = True
-                self._wake.set()
+                self._ask_for_all()
                 self._drained.wait()
             if self._is_closed():
                 raise BufferStorageError(f"{self._config.path}: the buffer is closed")
@@ -170,11 +170,10 @@ class Buffer:
             rows.append(result)
             self._pending_count += 1
             self._pending_weight += heavy
-            urgent = len(rows) >= self._config.chunk_results or result.kind is Kind.EVENT
             if result.kind is Kind.EVENT:
-                self._flush_wanted = True
-        if urgent:
-            self._wake.set()
+                self._ask_for_all()
+            elif len(rows) >= self._config.chunk_results:
+                self._wake.set()
 
     def wait_for_room(self, stop: threading.Event) -> None:
         """For who can wait before there is a result at all: returns once few results are in memory, or `stop` is set,
@@ -183,8 +182,7 @@ class Buffer:
             return
         with self._drained:
             while self._pending_weight >= _ROOM and self._waits and not self._is_closed() and not stop.is_set():
-                self._flush_wanted = True
-                self._wake.set()
+                self._ask_for_all()
                 self._drained.wait(_STOP_POLL_S)
 
     def stop_waiting(self) -> None:
@@ -197,8 +195,7 @@ class Buffer:
         """Ask for everything so far to be made durable; False if that took longer than `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         with self._drained:
-            self._flush_wanted = True
-            self._wake.set()
+            self._ask_for_all()
             while self._pending_count:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0 or not self._thread.is_alive():
@@ -206,11 +203,13 @@ class Buffer:
                 self._drained.wait(remaining)
         return True
 
-    def close(self, timeout_s: float = 10.0) -> bool:
-        """Make everything durable and close the file. False if the disk did not take it within `timeout_s`."""
+    def close(self, timeout_s: float = 10.0, *, slow_s: float = 0.0) -> bool:
+        """Make everything durable and close the file. False if the disk did not take it within `timeout_s`, or within
+        `slow_s` where that is more and it has refused nothing: then it is only slow."""
         deadline = time.monotonic() + timeout_s
         self.stop_waiting()
-        self.flush(timeout_s)
+        if not self.flush(timeout_s) and not self.error:
+            self.flush(slow_s - timeout_s)
         with self._lock:
             self._closing.set()
             self._drained.notify_all()
@@ -220,6 +219,12 @@ class Buffer:
         if lost:
             logger.error("event=buffer_lost results=%d error=%s", lost, self.error or "the disk is slow")
         return not lost
+
+    def _ask_for_all(self) -> None:
+        """Let the writer's thread write whatever is pending; with the lock held. Asked for twice, it is woken once."""
+        if not self._flush_wanted:
+            self._wake.set()
+            self._flush_wanted = True
 
     def _is_full(self) -> bool:
         return self._pending_weight >= _MAX_PENDING
@@ -254,7 +259,6 @@ class Buffer:
         while True:
             wait_s = max(0.0, next_flush - time.monotonic())
             self._wake.wait(min(wait_s, _SALVAGE_PAUSE_S) if self._store.is_salvaging else wait_s)
-            self._wake.clear()
             now = time.monotonic()
             with self._lock:
                 closing = self._closing.is_set()
@@ -292,10 +296,12 @@ class Buffer:
             chunks = [part.chunk for part in group if part.chunk is not None]
             if chunks and not self._write_group(chunks):
                 return False  # closing: what is pending now is lost
+            durable_seq = self._store.next_seq - 1
+            count, heavy = sum([part.n for part in group]), sum([part.weight for part in group])
             with self._drained:
-                self._durable_seq = self._store.next_seq - 1
-                self._pending_count -= sum(part.n for part in group)
-                self._pending_weight -= sum(part.weight for part in group)
+                self._durable_seq = durable_seq
+                self._pending_count -= count
+                self._pending_weight -= heavy
                 self._drained.notify_all()
         return True
 

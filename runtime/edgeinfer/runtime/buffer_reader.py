@@ -169,6 +169,11 @@ class BufferReader:
             totals.setdefault(pipeline, {})[state] = count
         return {pipeline: totals[pipeline] for pipeline in sorted(totals)}
 
+    def pipelines(self) -> set[str]:
+        """Those that there are results of, or that ever had a frame counted."""
+        held = {row.pipeline for row in self._rows(_Named, "SELECT DISTINCT pipeline FROM segment")}
+        return held | set(self.frames())
+
     def bytes(self) -> int:
         """Bytes of the database and its WAL on disk."""
         parts = (self._path, self._path.with_name(self._path.name + "-wal"))
@@ -329,6 +334,10 @@ class BufferReader:
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+
+
+class _Named(msgspec.Struct, frozen=True, array_like=True):
+    pipeline: str
 
 
 class _Segment(msgspec.Struct, frozen=True, array_like=True):

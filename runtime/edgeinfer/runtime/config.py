@@ -4,9 +4,12 @@ Each component keeps its struct beside its code; this module only turns a file i
 what is wrong with it. Loading neither connects nor changes anything.
 """
 
+import enum
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -41,7 +44,49 @@ def parse_config(text: str, type_: type[T], *, origin: str = "configuration") ->
     try:
         return msgspec.convert(document, type_)
     except msgspec.ValidationError as error:
+        wrong = next(_wrong_choices(document, type_, origin, "$"), None)
+        if wrong is not None and str(error).startswith("Invalid enum value"):  # which does not say what is valid
+            raise ConfigError(f"{origin}: {wrong}") from error
         raise ConfigError(f"{origin}: {error}") from error
+
+
+def _wrong_choices(value: Any, type_: Any, origin: str, where: str) -> Iterator[str]:
+    """Walk document and type together: what is wrong with each value that is none of those that its type lists."""
+    members = list(_members(type_))
+    if isinstance(value, dict):
+        struct = _struct_for(value, type_, origin, where)
+        fields = {} if struct is None else {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+        of_all = next((get_args(member)[1] for member in members if get_origin(member) is dict), None)
+        for key, entry in value.items():
+            yield from _wrong_choices(entry, fields.get(key, of_all), origin, f"{where}.{key}")
+    elif isinstance(value, list):
+        element = next((get_args(member)[0] for member in members if get_origin(member) in {list, tuple}), None)
+        for index, entry in enumerate(value):
+            yield from _wrong_choices(entry, element, origin, f"{where}[{index}]")
+    else:
+        choices = [choice for member in members for choice in _choices(member)]
+        if choices and value not in choices and all(_choices(member) or member is type(None) for member in members):
+            yield f"expected one of {', '.join(map(repr, choices))}, found {value!r} - at `{where}`"
+
+
+def _members(type_: Any) -> Iterator[Any]:
+    """The types that a value may have."""
+    origin = get_origin(type_)
+    if origin is Annotated:
+        yield from _members(get_args(type_)[0])
+    elif origin in {Union, UnionType}:
+        for member in get_args(type_):
+            yield from _members(member)
+    else:
+        yield type_
+
+
+def _choices(type_: Any) -> list[Any]:
+    """The values that it lists; empty for a type that lists none."""
+    if get_origin(type_) is Literal:
+        return list(get_args(type_))
+    is_enum = isinstance(type_, type) and issubclass(type_, enum.Enum)
+    return [member.value for member in type_] if is_enum else []
 
 
 def _refuse_unknown_keys(value: Any, type_: Any, origin: str, where: str) -> None:

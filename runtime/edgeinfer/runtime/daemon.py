@@ -63,8 +63,11 @@ _STATUS_S = 1.0
 _END_S = 1.5
 _END_PIPELINES_S = 1.0
 _END_BUFFER_LEAST_S = 0.5
+# A disk that refuses nothing and is only slow costs no result; the service manager waits for ten seconds.
+_END_SLOW_DISK_S = 4.5
 # Nobody waits for a run until the end of its sources; its last results may take a slow disk.
 _UNHURRIED_S = 10.0
+_UNHURRIED_SLOW_DISK_S = 120.0
 
 
 class Daemon:
@@ -205,7 +208,8 @@ class Daemon:
         self.buffer.stop_waiting()
         self._supervisor.stop()
         self.pipelines.stop(_END_PIPELINES_S)
-        return self.buffer.close(max(_END_BUFFER_LEAST_S, deadline - time.monotonic()))
+        slow_s = _END_SLOW_DISK_S if hurried else _UNHURRIED_SLOW_DISK_S
+        return self.buffer.close(max(_END_BUFFER_LEAST_S, deadline - time.monotonic()), slow_s=slow_s)
 
     def _watch(self) -> None:
         """The main thread's loop: reloads, watchdog, status, the end. It goes by the clock: a turn that has taken long
@@ -269,8 +273,9 @@ class Daemon:
 
     @staticmethod
     def _forget_start() -> None:
-        """What only the start needed goes back to the system."""
-        gc.collect()
+        """What only the start needed goes back to the system. The rest stays until the end: to look through it again
+        with every full collection would hold up each thread for some 10 ms, and find nothing."""
+        gc.freeze()
         give_back_memory()
 
     def _fresh_status(self) -> dict[str, Any]:

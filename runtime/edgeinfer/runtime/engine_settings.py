@@ -20,6 +20,9 @@ class EngineConfig(Section, frozen=True):
     in a process of its own, which can be ended at any moment; `max_mb` bounds that process's memory (0: no bound)
     and asks for `isolate`. `idle_unload_s`: a model that got no frame for so long is unloaded until the next one
     (0: never). `pinned`: never unloaded for the memory budget.
+
+    Pipelines that share a loaded model share these, too: what one of them sets counts for all, the largest where
+    several set the same.
     """
 
     timeout_s: Annotated[float, msgspec.Meta(gt=0.0, le=86_400.0)] = 30.0
@@ -34,7 +37,8 @@ class EngineConfig(Section, frozen=True):
 
 
 class ModelsConfig(Section, frozen=True):
-    """`budget_mb`: what all loaded models may take together; the least recently used go first. 0: no bound."""
+    """`budget_mb`: what all loaded models may take together; the least recently used go first. 0: no bound. Less than
+    what models need that get frames at the same time has each of them loaded again for every frame."""
 
     budget_mb: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
 

@@ -44,7 +44,7 @@ class Frame(msgspec.Struct, frozen=True):
     `stream_ns`: where in its recording the frame lies, which is read faster than it was made; -1 for a live source.
     `t_ns`: wall clock at capture; `mono_ns`: monotonic clock at capture; `index`: from 0 in its source,
     and once a pipeline has captured it, from 0 in the pipeline. `on_end`: called by any thread, once, with the state
-    that the frame ended in, after what came of it was handed to the buffer.
+    that the frame ended in, after what came of it was handed to the buffer. `file`: the name of the file that it is.
     """
 
     data: npt.NDArray[Any]
@@ -54,6 +54,7 @@ class Frame(msgspec.Struct, frozen=True):
     origin: "Origin | None" = None
     stream_ns: int = -1
     on_end: Callable[[FrameState], None] | None = None
+    file: str = ""
 
     @property
     def clock_ns(self) -> int:

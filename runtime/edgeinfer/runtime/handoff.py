@@ -14,7 +14,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -27,7 +27,7 @@ from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.hashing import random_hex
 from edgeinfer.runtime.rows import Desired, Download, UpdateRow, Upload
 
-__all__ = ["Desired", "Download", "RuntimeDb", "SyncDb", "UpdateRow", "Upload", "open_read_only"]
+__all__ = ["Desired", "Download", "RuntimeDb", "SyncDb", "UpdateRow", "Upload", "is_made", "open_read_only"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ T = TypeVar("T")
 _PRAGMAS = ("PRAGMA page_size=1024", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA busy_timeout=2000")
 _SYNC_SCHEMA = """
 CREATE TABLE IF NOT EXISTS acknowledged (epoch INTEGER PRIMARY KEY, seq INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS ended (epoch INTEGER PRIMARY KEY, seq INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS desired (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS download (
     sha256 TEXT PRIMARY KEY, bytes INTEGER NOT NULL, offset INTEGER NOT NULL, done INTEGER NOT NULL, error TEXT NOT NULL
@@ -79,6 +80,15 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def is_made(path: Path) -> bool:
+    """Whether there is such a database to read; one that its service is just making holds nothing yet."""
+    try:
+        with closing(open_read_only(path)) as connection:
+            return connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone() is not None
+    except BufferStorageError:
+        return path.exists()  # why it cannot be read is said to who reads it
+
+
 class _Database:
     """A small database of rows that are replaced whole. May be used from several threads."""
 
@@ -113,7 +123,8 @@ class _Database:
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
                 raise sqlite3.DatabaseError(found)  # noqa: TRY301 - what SQLite itself raises for other damage
-            connection.executescript(self._schema)
+            # At once: who reads meanwhile finds all of its tables or none, and a slow disk is waited for once.
+            connection.executescript(f"BEGIN IMMEDIATE;{self._schema}COMMIT;")
         except BaseException:
             connection.close()
             raise
@@ -178,17 +189,45 @@ class SyncDb(_Database):
                 (epoch, seq),
             )
 
-    def set_upload_progress(self, epoch: int, seq: int, *, sent_through: int, sent: int, refused: int = 0) -> None:
+    def set_upload_progress(
+        self, epoch: int, seq: int, *, sent_through: int, sent: int, refused: int = 0, made: int = 0
+    ) -> None:
         """How far the upload of `epoch` is, in one commit: acknowledged up to `seq`, sent without a hole up to
-        `sent_through`, `sent` the highest number that ever left the device, and `refused` of what was sent refused by
-        the console as being there already."""
-        counters = (("sent", sent), ("sent_through", sent_through), ("sent_epoch", epoch), ("refused", refused))
+        `sent_through`, `sent` the highest number that ever left the device, `refused` of what was sent refused by
+        the console as being there already, and `made` the highest number that was seen in the buffer. An epoch that
+        ends so is remembered: see `left`."""
+        counters = (
+            ("sent", sent), ("sent_through", sent_through), ("sent_epoch", epoch), ("refused", refused), ("made", made),
+        )  # fmt: skip
         with self._transaction() as db:
+            if (before := self._last_epoch())[0] not in {0, epoch}:
+                db.execute(
+                    "INSERT INTO ended VALUES (?, ?) ON CONFLICT (epoch) DO UPDATE SET seq = max(seq, excluded.seq)",
+                    before,
+                )
             db.execute(
                 "INSERT INTO acknowledged VALUES (?, ?) ON CONFLICT (epoch) DO UPDATE SET seq = max(seq, excluded.seq)",
                 (epoch, seq),
             )
             db.executemany("INSERT OR REPLACE INTO counter VALUES (?, ?)", counters)
+
+    def left(self, epoch: int) -> list[tuple[int, int, int]]:
+        """What is known to have been made in other epochs than the present one, and was not acknowledged there: epoch,
+        first and last number."""
+        # Read only, and written by an older agent, it has no such table.
+        has_ended = self._one("SELECT name FROM sqlite_master WHERE name = 'ended'") is not None
+        try:
+            ended = dict(self._db.execute("SELECT epoch, seq FROM ended").fetchall()) if has_ended else {}
+        except sqlite3.Error as error:
+            raise BufferStorageError(f"{self.path}: cannot be read: {error}") from error
+        last_epoch, last = self._last_epoch()
+        ended[last_epoch] = max(last, ended.get(last_epoch, 0))
+        found = [(number, self.acknowledged(number) + 1, seq) for number, seq in ended.items() if number != epoch]
+        return [(number, first, seq) for number, first, seq in found if first <= seq]
+
+    def _last_epoch(self) -> tuple[int, int]:
+        """The one that was uploaded last, and the highest number that is known of it."""
+        return self.counter("sent_epoch"), max(self.counter("sent"), self.counter("made"))
 
     def desired(self) -> Desired | None:
         """The newest assignment that came from the console; its signature has not been checked yet."""

@@ -1,12 +1,14 @@
 """SHA-256 and random names without OpenSSL: its library would take 3.5 MB for as long as the daemon lives.
 
 CPython carries an implementation of its own, for builds without OpenSSL; `hashlib` itself falls back to it. Where that
-module has another name, `hashlib` is used.
+module has another name, `hashlib` is used. So it is in a process that has OpenSSL anyway, as the console's is: it is
+five times as fast.
 """
 
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Protocol
@@ -15,6 +17,7 @@ __all__ = ["Hash", "random_hex", "sha256", "sha256_stream"]
 
 _BLOCK = 1 << 20
 _OWN_MODULES = ("_sha256", "_sha2")  # CPython 3.11; 3.12 and later
+_OPENSSL = "_hashlib"
 
 
 class Hash(Protocol):
@@ -30,7 +33,7 @@ def sha256(data: bytes = b"") -> Hash:
 
 @functools.cache
 def _constructor() -> Callable[[bytes], Hash]:
-    for name in _OWN_MODULES:
+    for name in _OWN_MODULES if _OPENSSL not in sys.modules else ():
         try:
             found: Callable[[bytes], Hash] = importlib.import_module(name).sha256
         except (ImportError, AttributeError):

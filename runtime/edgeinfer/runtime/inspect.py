@@ -21,7 +21,7 @@ from edgeinfer.runtime.manifest import Manifest, RegressPost
 from edgeinfer.runtime.package import MANIFEST, parse_labels, parse_manifest
 from edgeinfer.runtime.results import Result
 
-__all__ = ["StoredResult", "label_names", "results", "units"]
+__all__ = ["StoredResult", "label_names", "pipeline_names", "results", "units"]
 
 BUFFER_FILE = "buffer.db"
 RUNTIME_FILE = "runtime.db"
@@ -52,6 +52,18 @@ def results(state_dir: Path, *, pipeline: str = "", after_seq: int = 0, limit: i
     return found[-limit:] if limit else []
 
 
+def pipeline_names(state_dir: Path) -> list[str]:
+    """The pipelines that the daemon last showed, and those that the buffer has something of; sorted.
+
+    Raises BufferStorageError.
+    """
+    with BufferReader(state_dir / BUFFER_FILE) as reader:
+        names = reader.pipelines()
+    with suppress(EdgeInferError, OSError, *MALFORMED):  # a buffer can be read without the status beside it
+        names |= set(_status(state_dir).pipelines)
+    return sorted(names)
+
+
 def label_names(state_dir: Path) -> dict[str, tuple[str, ...]]:
     """The labels of each pipeline's package, as the daemon last showed it; a pipeline without any is left out."""
     found: dict[str, tuple[str, ...]] = {}
@@ -75,11 +87,15 @@ def units(state_dir: Path) -> dict[str, str]:
 
 def _running(state_dir: Path) -> Iterator[tuple[str, Path, Manifest]]:
     """The name of each pipeline, with the folder and the manifest of its package."""
-    with RuntimeDb(state_dir / RUNTIME_FILE, read_only=True) as db:
-        status = msgspec.json.decode(db.status(), type=_Status)
+    status = _status(state_dir)
     for name, pipeline in status.pipelines.items():
         folder = state_dir / "models" / "packages" / status.models[pipeline.model].digest
         yield name, folder, parse_manifest((folder / MANIFEST).read_bytes())
+
+
+def _status(state_dir: Path) -> "_Status":
+    with RuntimeDb(state_dir / RUNTIME_FILE, read_only=True) as db:
+        return msgspec.json.decode(db.status(), type=_Status)
 
 
 class _Running(msgspec.Struct, frozen=True):

@@ -4,8 +4,9 @@ import ctypes
 import os
 import resource
 import sys
+from pathlib import Path
 
-__all__ = ["give_back_memory", "peak_bytes", "resident_bytes"]
+__all__ = ["give_back_memory", "own_bytes", "peak_bytes", "resident_bytes"]
 
 _PAGE_BYTES = resource.getpagesize()
 
@@ -23,6 +24,16 @@ def resident_bytes(pid: int | None = None) -> int:
         return 0
     finally:
         os.close(descriptor)
+
+
+def own_bytes() -> int:
+    """What of this process's resident set is in no file, so that only this process has it; the peak of the whole where
+    it cannot be read."""
+    try:
+        _, resident, shared, *_ = Path("/proc/self/statm").read_bytes().split()
+    except (OSError, ValueError):
+        return peak_bytes()
+    return (int(resident) - int(shared)) * _PAGE_BYTES
 
 
 def peak_bytes() -> int:

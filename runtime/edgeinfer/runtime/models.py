@@ -9,7 +9,10 @@
 An engine lives as long as somebody holds it.
 """
 
+import logging
+import math
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -20,7 +23,13 @@ from edgeinfer.runtime.shared_engine import LOAD_S, SharedEngine
 
 __all__ = ["LOAD_S", "EngineIncident", "ModelPool", "SharedEngine"]
 
+logger = logging.getLogger(__name__)
+
 _MAX_INCIDENTS = 1000
+# A model that has to go twice in so short a time was wanted in between.
+_TAKES_TURNS_S = 30.0
+# Models that take turns go several times a second: so often, for each, it is told.
+_TELL_AGAIN_S = 60.0
 _NO_BUDGET = ModelsConfig()
 _ANY_ENGINE = EngineConfig()
 
@@ -33,6 +42,10 @@ class ModelPool:
 
     def __init__(self, models: ModelsConfig = _NO_BUDGET) -> None:
         self._budget_bytes = models.budget_mb << 20
+        self._unloaded_s: dict[str, float] = {}  # for the budget, by label: when last
+        self._told_s: dict[str, float] = {}  # when that was last told, by label
+        self._untold: dict[str, int] = {}  # how often it has happened since
+        self._has_warned = False
         self._lock = threading.Lock()
         self._engines: WeakValueDictionary[Key, SharedEngine] = WeakValueDictionary()
         self._quarantined: set[tuple[str, Path, int, bool]] = set()  # no copy of it is trusted
@@ -104,5 +117,32 @@ class ModelPool:
         for engine in sorted(others, key=lambda engine: engine.last_used_s):
             if total <= self._budget_bytes:
                 return
-            if not engine.config.pinned and engine.idle and engine.unload("another model needs the memory"):
+            if engine.config.pinned or not engine.idle:
+                continue
+            reason = self._reason(str(engine), time.monotonic())
+            if engine.unload(reason):
+                self._note_unloaded(str(engine), total, told=bool(reason))
                 total -= engine.bytes
+
+    def _reason(self, label: str, now_s: float) -> str:
+        """Why a model goes for another one; empty where that was told a moment ago: results are kept and sent."""
+        if now_s - self._told_s.get(label, -math.inf) < _TELL_AGAIN_S:
+            return ""
+        untold = self._untold.get(label, 0)
+        return "another model needs the memory" + (f", {untold} more times since this was said" if untold else "")
+
+    def _note_unloaded(self, label: str, needed_bytes: int, *, told: bool) -> None:
+        """Warn, once, where models that get frames at the same time take turns in memory, each loaded for a few."""
+        now_s = time.monotonic()
+        self._untold[label] = 0 if told else self._untold.get(label, 0) + 1
+        if told:
+            self._told_s[label] = now_s
+        again = now_s - self._unloaded_s.get(label, -math.inf) < _TAKES_TURNS_S
+        self._unloaded_s[label] = now_s
+        if again and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "event=models_over_budget budget_mb=%d needed_mb=%d unloaded_again=%s hint=%r",
+                self._budget_bytes >> 20, (needed_bytes >> 20) + 1, label,
+                "models that are in use do not fit [models] budget_mb together, and are loaded over and over",
+            )  # fmt: skip

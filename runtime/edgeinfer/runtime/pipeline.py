@@ -26,6 +26,7 @@ from edgeinfer.runtime.pipeline_status import PipelineStatus
 from edgeinfer.runtime.recorder import Append, Recorder
 from edgeinfer.runtime.settings import PipelineConfig
 from edgeinfer.runtime.sources.base import Settling, Source, is_live, open_source
+from edgeinfer.runtime.sources.named_channels import declared_channels
 from edgeinfer.runtime.stages import Gate, Observer
 
 __all__ = ["Pipeline"]
@@ -61,7 +62,7 @@ class Pipeline:
         self.gates = tuple(gates)
         self._recorder = Recorder(config.name, append, model, observers)
         self._until_end = until_end
-        self._open = opener or (lambda stop: open_source(config.source, stop))
+        self._open = opener or self._open_configured
         self._on_end = on_end
         self._backing = backing
         self._model = model
@@ -157,6 +158,9 @@ class Pipeline:
         """Give up the engine call that `thread` is stuck in: its frame has failed, and a new thread goes on. False
         where that thread is none of this pipeline's, or has come back meanwhile."""
         return self._inference.abandon(thread)
+
+    def _open_configured(self, stop: threading.Event) -> Source:
+        return open_source(self.config.source, stop, declared_channels(self._model.package.manifest.preprocess))
 
     def _end_of_source(self) -> None:
         self._ended.set()

@@ -20,7 +20,8 @@ from edgeinfer.runtime.results import Result
 from edgeinfer.runtime.settings import PipelineConfig
 from edgeinfer.runtime.slots import ACTIVE, Slots
 from edgeinfer.runtime.sources.base import is_recorded
-from edgeinfer.runtime.sources.settings import PipelineSource
+from edgeinfer.runtime.sources.named_channels import check_same_channels
+from edgeinfer.runtime.sources.settings import PipelineSource, SensorSource
 from edgeinfer.runtime.stages import Observer
 from edgeinfer.runtime.store import InstalledPackage, Store
 from edgeinfer.runtime.variants import choose_variant, fastest_variant
@@ -314,6 +315,10 @@ class PipelineSet:
         made: list[list[Observer]] = []
         try:
             for pipeline in pipelines:
+                source, running = pipeline.config.source, pipeline.model.package.manifest
+                if isinstance(source, SensorSource):
+                    name, declared = pipeline.config.name, package.manifest.preprocess
+                    check_same_channels(name, source, running.preprocess, declared)
                 observers = make_observers(pipeline.config, package.manifest, package.labels(), self._around)
                 made.append([*observers, *self._relays(pipeline, package)])
         except BaseException:

@@ -8,10 +8,12 @@
 
 An entry is one or more files of one name; its last file is renamed into place last, so whoever finds that one finds
 the others. Names begin with a number that only grows: the oldest entry is told by it, and by no clock. The folder is
-looked at anew before each write, so files may be taken out of it by anyone at any time.
+looked at anew before each write, so files may be taken out of it by anyone at any time. Where the disk is nearly full,
+the oldest go, too, and nothing is written: a result is worth more than a picture.
 """
 
 import logging
+import os
 import re
 import threading
 import time
@@ -30,9 +32,13 @@ logger = logging.getLogger(__name__)
 _NUMBERED = re.compile(r"^(\d{9})-")
 _MAX_NUMBER = 999_999_999
 _TEMPORARY = ".tmp"
+# What stays free of the disk, or this part of a small one: it is for results.
+_LEFT_FREE_BYTES = 16 << 20
+_LEFT_FREE_PART = 20
 # An entry that takes longer: the disk hangs, and who closes has waited for it long enough.
-_HANGS_S = 0.5
+_HANGS_S = 2.0
 _MAX_TOLD = 1024
+_SAY_AGAIN_S = 60.0
 
 T = TypeVar("T")
 Make = Callable[[], Mapping[str, bytes]]
@@ -53,6 +59,7 @@ class QuotaFolder:
     def __init__(self, folder: Path, *, max_bytes: int, thread_name: str, max_waiting: int = 8) -> None:
         self.folder = folder
         self.error = ""
+        self._said, self._said_s = "", 0.0
         self._max_bytes = max_bytes
         self._max_waiting = max_waiting
         self._thread_name = thread_name
@@ -91,8 +98,8 @@ class QuotaFolder:
         """The names of those that will never be written."""
         return _taken(self._given_up)
 
-    def close(self, timeout_s: float = 2.0) -> None:
-        """Write what waits, then end. May be called twice. Where an entry takes half a second, the disk hangs: what
+    def close(self, timeout_s: float = 4.0) -> None:
+        """Write what waits, then end. May be called twice. Where an entry takes two seconds, the disk hangs: what
         waits is given up, nobody waits, and the thread ends when the disk comes back. Where the entries are only many,
         `timeout_s` is waited for them, and the rest is written afterwards."""
         deadline_s = time.monotonic() + timeout_s
@@ -156,7 +163,9 @@ class QuotaFolder:
             self._note(f"{self.folder}: an entry of {size} bytes is larger than the quota of {self._max_bytes}")
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._make_room(size)
+        if not self._make_room(size):
+            self._note(f"{self.folder}: the disk is nearly full, and what is left of it is for results")
+            return None
         names = tuple(name + ending for ending in files)
         temporaries = [self.folder / f".{file}{_TEMPORARY}" for file in names]
         try:
@@ -171,8 +180,9 @@ class QuotaFolder:
         sync_folder(self.folder)
         return Written(name, names, size)
 
-    def _make_room(self, size: int) -> None:
-        """Remove the oldest entries until `size` more bytes fit, and what a crash left half written."""
+    def _make_room(self, size: int) -> bool:
+        """Remove the oldest entries until `size` more bytes fit, and what a crash left half written. Whether they fit
+        on the disk."""
         entries: dict[str, list[tuple[Path, int]]] = {}
         for path in list(self.folder.iterdir()):
             if path.name.endswith(_TEMPORARY):
@@ -181,17 +191,30 @@ class QuotaFolder:
                 with suppress(FileNotFoundError):  # somebody has just taken it
                     entries.setdefault(path.stem, []).append((path, path.stat().st_size))
         held = sum(length for files in entries.values() for _, length in files)
+        lacking = size - _free_bytes(self.folder)
         for name in sorted(entries):
-            if held + size <= self._max_bytes:
+            if held + size <= self._max_bytes and lacking <= 0:
                 break
             for path, length in entries[name]:
                 path.unlink(missing_ok=True)
                 held -= length
+                lacking -= length
+        return lacking <= 0
 
     def _note(self, error: str) -> None:
-        if error != self.error:
+        """On a disk that is nearly full, some entries are written and some not: that is said now and then."""
+        now_s = time.monotonic()
+        if error != self.error and (error != self._said or now_s - self._said_s > _SAY_AGAIN_S):
             logger.warning("event=entry_given_up error=%s", error)
+            self._said, self._said_s = error, now_s
         self.error = error
+
+
+def _free_bytes(folder: Path) -> int:
+    """What these files may take of the disk; below 0 where it holds too much already."""
+    disk = os.statvfs(folder)
+    total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+    return free - min(_LEFT_FREE_BYTES, total // _LEFT_FREE_PART)
 
 
 def _taken(told: deque[T]) -> list[T]:

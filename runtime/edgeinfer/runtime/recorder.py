@@ -70,7 +70,6 @@ class Recorder:
         frame, model, status = prepared.frame, prepared.model, self.status
         now_ns = time.monotonic_ns()
         age_us = (now_ns - frame.mono_ns) // 1000
-        origin = frame.origin
         result = Result(
             model.kind,
             frame.t_ns,
@@ -78,7 +77,7 @@ class Recorder:
             inferred.latency_us,
             age_us,
             inferred.items,
-            None if origin is None else {"of": origin.pipeline, "of_frame": origin.frame, "label": origin.label},
+            _where_from(frame) if frame.origin is not None or frame.file else None,
         )
         try:
             if self.swapped_from is not None and model is current:
@@ -161,6 +160,17 @@ class Recorder:
             extra |= {"from_variant": old.variant.id, "to_variant": current.variant.id}
         self._append(self._name, Result(Kind.SWAP, t_ns, extra=extra))
         logger.info("event=swapped pipeline=%s from=%s to=%s gap_ms=%.1f", self._name, old, current, status.swap_ms)
+
+
+def _where_from(frame: Frame) -> dict[str, int | float | str]:
+    """The result of another pipeline that the frame was made of, and the file that it is."""
+    origin = frame.origin
+    said: dict[str, int | float | str] = {}
+    if origin is not None:
+        said |= {"of": origin.pipeline, "of_frame": origin.frame, "label": origin.label}
+    if frame.file:
+        said["file"] = frame.file
+    return said
 
 
 def _close(observers: Sequence[Observer]) -> None:

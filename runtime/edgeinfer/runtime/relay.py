@@ -192,7 +192,7 @@ class RelayObserver:
             self._pipeline, found.index,
             label=item.label if item else -1, score=item.score if item else 0.0, box=item.box if item else None,
         )  # fmt: skip
-        return Frame(data, found.t_ns, found.mono_ns, 0, origin)
+        return Frame(data, found.t_ns, found.mono_ns, 0, origin, found.stream_ns, file=found.file)
 
 
 def crop(picture: Array, item: Item, margin: float) -> Array:

@@ -1,4 +1,8 @@
-"""What a pipeline says of a frame, as one value that every task shares."""
+"""What a pipeline says of a frame, as one value that every task shares.
+
+Results hold nothing that could refer back to them, so the cyclic garbage collector need not look at them (`gc=False`):
+where many are made at once, as from a chunk, its rounds take their time.
+"""
 
 import enum
 
@@ -43,7 +47,7 @@ OF_A_FRAME = frozenset(
 )
 
 
-class Item(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+class Item(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True, gc=False):
     """One thing that was found: a class index, its score, and for detections its box.
 
     `box` is (x1, y1, x2, y2) in 0..1 of the source picture. For anomalies `label` is 1 or 0 and `score`
@@ -55,10 +59,11 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     box: tuple[float, float, float, float] | None = None
 
 
-class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One result. `t_ns`: wall clock at capture, ns since 1970; `frame`: number of the frame in its
     pipeline, from 0; `latency_us`: the engine's call; `age_us`: capture to result; `extra`: a small JSON
-    object for kinds that are not about a frame."""
+    object for kinds that are not about a frame, and of one that is: the `file` that it was, the pipeline (`of`), frame
+    (`of_frame`) and `label` that it was made of."""
 
     kind: Kind
     t_ns: int

@@ -21,7 +21,7 @@ from edgeinfer.runtime.engines.base import Array, Engine, import_engine, load_en
 from edgeinfer.runtime.errors import EdgeInferError, ModelError
 from edgeinfer.runtime.incidents import EngineIncident
 from edgeinfer.runtime.manifest import TensorSpec
-from edgeinfer.runtime.memory import give_back_memory, resident_bytes
+from edgeinfer.runtime.memory import give_back_memory, own_bytes, resident_bytes
 from edgeinfer.runtime.revival import Revival
 from edgeinfer.runtime.turns import Turns
 
@@ -89,7 +89,7 @@ class SharedEngine:
         self._asked_at_s = 0.0
         self._renew_for = ""  # why the engine is to be closed before the next call
         self._revival = Revival()
-        self._resident_before: int | None = None
+        self._own_before: int | None = None
 
     def __str__(self) -> str:
         return self.label
@@ -143,9 +143,9 @@ class SharedEngine:
             if engine is None or self._renew_for:
                 engine = self._load(token)
             outputs = engine.run(inputs)
-            if self._resident_before is not None and self._turns.is_current(token):
+            if self._own_before is not None and self._turns.is_current(token):
                 self._measure()
-                self._resident_before = None
+                self._own_before = None
                 self._make_room(self)
         except BaseException as error:
             ended_for = self._end_call(token, engine, failed=True)
@@ -166,9 +166,9 @@ class SharedEngine:
         self._try_close()
 
     def unload(self, reason: str) -> bool:
-        """The same, as an incident. Whether it was loaded and idle."""
+        """The same, as an incident where there is a reason to tell. Whether it was loaded and idle."""
         closed = self._try_close()
-        if closed:
+        if closed and reason:
             self._note(EngineIncident(self.label, "unloaded", reason))
         return closed
 
@@ -238,12 +238,12 @@ class SharedEngine:
         self._make_room(self)
         if not self.isolated:
             import_engine(self.name)
-        before = resident_bytes()
+        before = own_bytes()
         engine = load_engine(self.name, self.path, threads=self._threads, isolate=self.isolated)
         if self.version and (engine.inputs, engine.outputs) != (self.inputs, self.outputs):
             engine.close()
             raise ModelError(f"{self.path}: expected the model that it was, found one with other inputs or outputs")
-        self._resident_before = None if self.isolated else before
+        self._own_before = None if self.isolated else before
         return engine
 
     def _adopt(self, engine: Engine, token: threading.Lock) -> Engine:
@@ -266,11 +266,11 @@ class SharedEngine:
 
     def _measure(self) -> None:
         """What a process takes is known. In this one, engines take memory when they load and at their first call, and
-        so do other threads meanwhile: an estimate."""
+        so do other threads meanwhile: an estimate. The library's code is no model's."""
         if self._process is not None:
             self.bytes = max(self._file_bytes, resident_bytes(self._process.pid))
-        elif self._resident_before is not None:
-            self.bytes = max(self._file_bytes, resident_bytes() - self._resident_before)
+        elif self._own_before is not None:
+            self.bytes = max(self._file_bytes, own_bytes() - self._own_before)
 
     def _lose_engine(self, reason: str) -> None:
         """Called with the turn: the engine is gone, or could not be loaded again."""
@@ -324,7 +324,7 @@ class SharedEngine:
     def _abandon(self, reason: str) -> EngineIncident:
         """Called with the guard: leave the stuck call its engine and its turn, and have new ones."""
         self._turns.leave_behind()
-        self._engine = self._process = self._resident_before = None
+        self._engine = self._process = self._own_before = None
         self._ended_for, self._loading, self.busy_since_s = "", False, 0.0
         self._revival.reason = reason
         self.isolated = self.quarantined = True

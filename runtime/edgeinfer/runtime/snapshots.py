@@ -29,7 +29,7 @@ FOLDER = "snapshots"
 
 # Each is a copy of a frame in memory until it is encoded.
 _MAX_WAITING = 4
-_CLOSE_S = 1.0
+_CLOSE_S = 4.0
 _PICTURE_AXES = 3
 _CHANNELS = 3
 _GREEN = (80, 220, 60)

@@ -16,12 +16,12 @@ def test_one_job_at_a_time_and_its_answer_once() -> None:
     aside, go = Aside[int]("aside-test"), threading.Event()
     assert not threads(), "nothing was to be done yet"
     assert aside.busy_s() == 0.0
-    assert aside.offer(lambda: int(go.wait(10)) + 41)
+    assert aside.offer(lambda: int(go.wait(60)) + 41)
     assert not aside.offer(lambda: 7)
     assert aside.take() is None
     wait_until(lambda: aside.busy_s() > 0.0)
     go.set()
-    assert aside.idle.wait(10)
+    assert aside.idle.wait(60)
     assert aside.busy_s() == 0.0
     assert [aside.take(), aside.take()] == [42, None]
     assert [thread.daemon for thread in threads()] == [True]
@@ -31,7 +31,7 @@ def test_one_job_at_a_time_and_its_answer_once() -> None:
 
 def test_close_waits_for_no_job() -> None:
     aside, go = Aside[int]("aside-test"), threading.Event()
-    assert aside.offer(lambda: int(go.wait(10)))
+    assert aside.offer(lambda: int(go.wait(60)))
     aside.close()
     aside.close()
     assert len(threads()) == 1

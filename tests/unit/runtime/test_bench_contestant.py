@@ -1,7 +1,6 @@
 """A variant's process that fails, crashes, hangs or says nonsense harms nothing and is told apart."""
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,19 +75,26 @@ def test_a_process_that_hangs_is_ended() -> None:
 def test_a_process_that_ended_between_two_turns() -> None:
     with contestant(f"say({READY!r})\nos.close(0)\nsys.exit(3)") as one:
         one.ready()
-        one._process.wait(30)
+        one._process.wait(60)
         with pytest.raises(ModelError, match="ended with status 3"):
             one.turn(0.01)
 
 
-def test_a_meter_is_read_while_a_turn_lasts() -> None:
-    seen = threading.Semaphore(0)
-    with contestant(
-        f"say({READY!r})\nsys.stdin.readline()\ntime.sleep(0.2)\nsay({TIMED!r})", meanwhile=seen.release, period_s=0.001
-    ) as one:
+def test_a_meter_is_read_while_a_turn_lasts(tmp_path: Path) -> None:
+    """The turn ends when it has been."""
+    read, turn = tmp_path / "read", tmp_path / "turn"
+    script = (
+        f"say({READY!r})\nsys.stdin.readline()\nopen({str(turn)!r}, 'w').close()\n"
+        f"while not os.path.exists({str(read)!r}): time.sleep(0.01)\nsay({TIMED!r})"
+    )
+
+    def meanwhile() -> None:
+        if turn.exists():
+            read.touch()
+
+    with contestant(script, meanwhile=meanwhile, period_s=0.001) as one:
         one.ready()
-        one.turn(0.01)
-    assert seen.acquire(blocking=False)
+        assert one.turn(0.01).calls == 2
 
 
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.buffer_store import BufferStore
 from edgeinfer.runtime.chunk import EVENTS, TOMBSTONE
 
+pytestmark = pytest.mark.timeout(1200)  # hundreds of transactions: minutes on a slow disk
+
 SECOND = 1_000_000_000
 YEARS = 10 * 365 * 86_400
 START_S = 1_800_000_000

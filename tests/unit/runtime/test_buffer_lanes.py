@@ -4,11 +4,12 @@ import json
 import os
 import random
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buffer_files import ALL, assert_chained, assert_contiguous, new, read, rotate, segments, sizes
@@ -24,6 +25,8 @@ from edgeinfer.runtime.codec import decode
 from edgeinfer.runtime.config import parse_config
 from edgeinfer.runtime.errors import ConfigError
 from edgeinfer.runtime.results import Kind, Result
+
+pytestmark = pytest.mark.timeout(1200)  # hundreds of transactions: minutes on a slow disk
 
 MIB = 1 << 20
 
@@ -97,7 +100,7 @@ class TestPacking:
                 buffer.append(pipeline, Result(Kind.ANOMALY, 1, frame))
                 if frame % 5 == 0:
                     buffer.append(pipeline, Result(Kind.EVENT, 1, frame, extra={"rule": "r"}))
-        assert buffer.flush(10)
+        assert buffer.flush(60)
         lanes = {one.key for one in segments(buffer._store)}
         assert buffer.close()
         assert lanes == {("a", RESULTS), ("a", EVENTS), ("b", RESULTS), ("b", EVENTS)}
@@ -204,7 +207,7 @@ class TestFull:
 
 
 class TestTombstones:
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(
         lanes=st.lists(st.integers(0, 3), min_size=1, max_size=40),
         order=st.randoms(use_true_random=False),
@@ -214,33 +217,32 @@ class TestTombstones:
         self, tmp_path_factory: pytest.TempPathFactory, lanes: list[int], order: random.Random, acknowledged: int
     ) -> None:
         path = tmp_path_factory.mktemp("tombstones") / "buffer.db"
-        store = BufferStore(path, max_bytes=MIB)
         total = 0
-        for number, lane in enumerate(lanes):
-            n = 1 + number % 3
-            store.write([new(n=n, pipeline="ab"[lane // 2], lane=lane % 2, t0_ns=number)])
-            total += n
-            if number % 5 == 4:
-                rotate(store)
-        victims = segments(store)
-        order.shuffle(victims)
-        gone: set[int] = set()
-        for victim in victims[: 1 + len(victims) // 2]:
-            numbers = [
-                n
-                for chunk in read(path)
-                if chunk.codec != TOMBSTONE
-                for n in range(chunk.first_seq, chunk.last_seq + 1)
-            ]
-            store._file.evict(victim, acknowledged, reason="full")
-            left = {
-                n
-                for chunk in read(path)
-                if chunk.codec != TOMBSTONE
-                for n in range(chunk.first_seq, chunk.last_seq + 1)
-            }
-            gone |= {number for number in numbers if number not in left and number > acknowledged}
-        store.close()
+        with closing(BufferStore(path, max_bytes=MIB)) as store:  # an example may also end while it draws
+            for number, lane in enumerate(lanes):
+                n = 1 + number % 3
+                store.write([new(n=n, pipeline="ab"[lane // 2], lane=lane % 2, t0_ns=number)])
+                total += n
+                if number % 5 == 4:
+                    rotate(store)
+            victims = segments(store)
+            order.shuffle(victims)
+            gone: set[int] = set()
+            for victim in victims[: 1 + len(victims) // 2]:
+                numbers = [
+                    n
+                    for chunk in read(path)
+                    if chunk.codec != TOMBSTONE
+                    for n in range(chunk.first_seq, chunk.last_seq + 1)
+                ]
+                store._file.evict(victim, acknowledged, reason="full")
+                left = {
+                    n
+                    for chunk in read(path)
+                    if chunk.codec != TOMBSTONE
+                    for n in range(chunk.first_seq, chunk.last_seq + 1)
+                }
+                gone |= {number for number in numbers if number not in left and number > acknowledged}
         chunks = [chunk for chunk in read(path) if chunk.last_seq > acknowledged]
         tombs = [chunk for chunk in chunks if chunk.codec == TOMBSTONE]
         assert {n for chunk in tombs for n in range(chunk.first_seq, chunk.last_seq + 1)} == gone

@@ -20,6 +20,8 @@ from edgeinfer.runtime.codec import decode, encode
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.results import Item, Kind, Result
 
+pytestmark = pytest.mark.timeout(1200)  # hundreds of transactions: minutes on a slow disk
+
 EPOCH = 4_444_444_444_444_444_445
 EVICTED = 300
 
@@ -77,7 +79,7 @@ def test_everything_is_still_there(tmp_path: Path, is_open_empty: bool) -> None:
     buffer = Buffer(BufferConfig(path=str(path)), acknowledged=lambda _: 0)
     assert (buffer.epoch, buffer.durable_seq) == (EPOCH, 900)
     buffer.append("a", result(901))
-    assert buffer.close()
+    assert buffer.close(60)
     chunks = read(path)
     assert assert_contiguous(chunks) == 901
     assert (sizes(chunks)[0], chunks[0].t0_ns) == ((1, -300), 77)

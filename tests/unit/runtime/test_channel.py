@@ -49,7 +49,7 @@ def exchange(channel: Channel, count: int, *, seed: int, close_after: int | None
     if close_after is not None:
         closer.join()
     done.set()
-    getter.join(20)
+    getter.join(60)
     assert not getter.is_alive()
     return got, lost
 

@@ -1,13 +1,16 @@
 """Configuration: what is wrong is named, with the nearest thing that would be right."""
 
 import contextlib
+import enum
 from pathlib import Path
+from typing import Annotated, Literal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeinfer.runtime.config import load_config, parse_config
+from edgeinfer.runtime.config import Section, load_config, parse_config
 from edgeinfer.runtime.errors import ConfigError
 from edgeinfer.runtime.settings import RuntimeConfig
 from edgeinfer.runtime.sources.settings import CsvSource, HostSource
@@ -94,6 +97,7 @@ def test_an_unknown_key_with_no_neighbour_lists_what_is_known() -> None:
         ('device = "a"\n' + 2 * (PIPELINE + '[pipeline.source]\nkind = "host"\n'), "twice"),
         ('device = "a"\n' + PIPELINE + '[pipeline.source]\nkind = "host"\ncolumns = ["cpu"]', "columns"),
         ('device = "a"\n' + PIPELINE + '[pipeline.source]\nkind = "stdin"\nwindow = 1\nformat = "xml"', "format"),
+        ('device = "a"\nlog_level = "LOUD"', "expected one of 'DEBUG', 'INFO', 'WARNING', 'ERROR', found 'LOUD'"),
         ('device = "a"\n' + PIPELINE + '[pipeline.source]\nkind = "csv"\npath = "x"\nwindow = 0', "window"),
         ("device = ", "is not TOML"),
         ("x = " + "[" * 100_000, "is not TOML"),
@@ -103,6 +107,37 @@ def test_a_wrong_value_is_located(text: str, part: str) -> None:
     message = refusal(text)
     assert message.startswith("edgeinfer.toml: ")
     assert part in message
+
+
+class _Colour(enum.StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class _Choices(Section, frozen=True):
+    pair: tuple[Literal["one", "two"], ...] = ()
+    by_name: dict[str, Annotated[Literal[3, 5], msgspec.Meta(description="odd")]] = msgspec.field(default_factory=dict)
+    colour: _Colour | None = None
+    free: Literal["auto"] | int = "auto"
+    inner: "_Choices | None" = None
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ('pair = ["one", "tow"]', "expected one of 'one', 'two', found 'tow' - at `$.pair[1]`"),
+        ("[by_name]\na = 3\nb = 4", "expected one of 3, 5, found 4 - at `$.by_name.b`"),
+        ('colour = "green"', "expected one of 'red', 'blue', found 'green' - at `$.colour`"),
+        ('pair = ["one"]\n[inner]\ncolour = "x"', "expected one of 'red', 'blue', found 'x' - at `$.inner.colour`"),
+        ("colour = 3", "Expected `str | null`, got `int` - at `$.colour`"),
+        ('free = "any"', "Invalid enum value 'any' - at `$.free`"),
+        ('pair = ["one"]\nby_name = [[[3]]]', "Expected `object`, got `array` - at `$.by_name`"),
+    ],
+)
+def test_a_value_that_is_none_of_a_few_is_told_them(text: str, wrong: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, _Choices, origin="x.toml")
+    assert caught.value.message == f"x.toml: {wrong}"
 
 
 def test_a_file_that_cannot_be_read_is_said_so(tmp_path: Path) -> None:

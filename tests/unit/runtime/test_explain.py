@@ -382,6 +382,7 @@ class TestCommand:
             (["m.edgepkg", "m.onnx"], 2, "known kind"),
             (["m.edgepkg", "x.png", "--label", "zebra"], 2, "zebra"),
             (["m.edgepkg", "x.png", "-o", "no/such/folder.png"], 2, "cannot be written"),
+            (["m.edgepkg", "x.png", "-o", "map.txt"], 2, "expected a name that ends in .png, found '.txt'"),
             (["m.edgepkg", "x.png", "--state-dir", "."], 2, "--pipeline"),
             (["x.png", "--pipeline", "door", "--state-dir", "."], 2, "runtime.db"),
             (["x.png", "x.png"], 3, "x.png"),

@@ -1,13 +1,14 @@
 """The databases where the daemon and the agent meet."""
 
 import os
+import sqlite3
 import threading
 from pathlib import Path
 
 import pytest
 
 from edgeinfer.runtime.errors import BufferStorageError, ConfigError, PackageError
-from edgeinfer.runtime.handoff import RuntimeDb, SyncDb
+from edgeinfer.runtime.handoff import RuntimeDb, SyncDb, is_made
 from edgeinfer.runtime.rows import Desired, Download, UpdateRow
 from edgeinfer.runtime.slots import Slots
 from edgeinfer.runtime.store import Store
@@ -200,3 +201,18 @@ class TestSlots:
         assert slots.all_digests() == {first, deployed, "c"}
         slots.replace("m", slots.of("m"), drop="candidate")
         assert slots.all_digests() == {first, deployed}
+
+
+def test_a_database_that_is_just_being_made_is_none_yet(tmp_path: Path) -> None:
+    path = tmp_path / "sync.db"
+    assert not is_made(path)
+    begun = sqlite3.connect(path)
+    begun.execute("PRAGMA journal_mode=WAL")
+    assert path.exists()
+    assert not is_made(path)
+    begun.close()
+    with SyncDb(path):
+        assert is_made(path)
+    assert is_made(path)
+    path.write_bytes(b"rubbish" * 1000)
+    assert is_made(path), "what is wrong with it is said when it is read"

@@ -21,6 +21,16 @@ def test_it_is_sha256(parts: list[bytes]) -> None:
     assert digest.hexdigest() == sha256(whole).hexdigest() == hashlib.sha256(whole).hexdigest()
 
 
+def test_without_openssl_it_is_pythons_own() -> None:
+    content = bytes(range(256)) * 10_000
+    program = (
+        "import sys; from edgeinfer.runtime.hashing import sha256; digest = sha256(bytes(range(256)) * 10_000);"
+        "print(digest.hexdigest(), '_hashlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [hashlib.sha256(content).hexdigest(), "False"]
+
+
 def test_files_and_streams(tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000
     (tmp_path / "file").write_bytes(content)

@@ -368,7 +368,7 @@ def test_frames_of_the_old_model_are_not_shown_to_the_new_one_s_observers(
     run, go_on = first.run, threading.Event()
 
     def held(prepared: Prepared, engine: int = 0) -> Ran:
-        go_on.wait(30)
+        go_on.wait(60)
         return run(prepared, engine)
 
     monkeypatch.setattr(first, "run", held)

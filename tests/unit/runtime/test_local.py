@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.runtime.config import parse_config
@@ -133,7 +133,7 @@ class Page:
     def get(
         self, path: str, *, method: str = "GET", host: str = "localhost", body: bytes | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request(method, path, body=body, headers={"Host": host} if host else {})
         answer = connection.getresponse()
         try:
@@ -142,7 +142,7 @@ class Page:
             connection.close()
 
     def raw(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
 
 @pytest.fixture
@@ -402,7 +402,7 @@ class TestMetrics:
 
 class TestHarm:
     @given(st.binary(max_size=300))
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, deadline=None)
     def test_any_bytes_end_in_an_answer_or_a_closed_door(self, page: Page, garbage: bytes) -> None:
         with page.raw() as connection, contextlib.suppress(ConnectionError):
             connection.sendall(garbage + b"\r\n\r\n")
@@ -423,22 +423,28 @@ class TestHarm:
         page = Page()
         try:
             with page.raw() as silent, page.raw() as slow:
-                slow.sendall(b"GET / HT")
+                with contextlib.suppress(ConnectionError):  # shown out before it has said anything
+                    slow.sendall(b"GET / HT")
+                    assert slow.recv(1) == b""
                 assert silent.recv(1) == b""
-                assert slow.recv(1) == b""
         finally:
             page.local.stop()
 
-    def test_a_flood_is_turned_away_and_passes(self, page: Page) -> None:
+    def test_a_flood_is_turned_away_and_passes(self, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server_module, "_PATIENCE_S", 60.0)
         hanging = [page.raw() for _ in range(40)]
-        wait_until(lambda: threading.active_count() > 10)
-        assert sum("process_request_thread" in thread.name for thread in threading.enumerate()) <= 16
-        answers = []
         for connection in hanging:
             connection.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                answers.append(connection.recv(100))
-        assert any(b"503" in answer for answer in answers)
+
+        def one_is_turned_away() -> bool:
+            for connection in hanging:
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    if b"503" in connection.recv(100):
+                        return True
+            return False
+
+        wait_until(one_is_turned_away)
+        assert sum("process_request_thread" in thread.name for thread in threading.enumerate()) <= 16
         for connection in hanging:
             connection.close()
         wait_until(lambda: page.get("/status.json")[0] == 200)
@@ -454,7 +460,8 @@ class TestHarm:
         for connection in watching:
             connection.close()
 
-    def test_the_end_waits_for_nobody(self) -> None:
+    def test_the_end_waits_for_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server_module, "_PATIENCE_S", 60.0)
         page = Page()
         page.door(seen(np.zeros((480, 640, 3), np.uint8)))
         hanging = [page.raw() for _ in range(12)]
@@ -462,7 +469,7 @@ class TestHarm:
             connection.sendall(b"GET /live/door.mjpg HTTP/1.0\r\nHost: localhost\r\n\r\n")
         began_s = time.monotonic()
         page.local.stop()
-        assert time.monotonic() - began_s < 4, "a silent client alone may take five seconds"
+        assert time.monotonic() - began_s < 30, "a silent client alone may take a minute here"
         for connection in hanging:
             connection.close()
         with pytest.raises(ConnectionError):
@@ -476,7 +483,7 @@ class TestPlace:
             stale.bind(str(path))
         page = Page(listen=f"unix:{path}")
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(60)
             connection.connect(str(path))
             connection.sendall(b"GET /status.json HTTP/1.1\r\nHost: whatever\r\n\r\n")
             assert connection.makefile("rb").readline() == b"HTTP/1.0 200 OK\r\n"
@@ -490,7 +497,7 @@ class TestPlace:
         page = Page(listen="[::1]:0")
         if not page.local.url:
             pytest.skip("no IPv6 loopback here")
-        with socket.create_connection(("::1", page.port), timeout=10) as connection:
+        with socket.create_connection(("::1", page.port), timeout=60) as connection:
             connection.sendall(b"GET / HTTP/1.0\r\nHost: [::1]:9464\r\n\r\n")
             assert connection.makefile("rb").readline() == b"HTTP/1.0 200 OK\r\n"
         page.local.stop()

@@ -1,6 +1,7 @@
 """Models that pipelines share: one copy, within a budget, loaded again when they are needed."""
 
 import gc
+import math
 import threading
 import time
 from pathlib import Path
@@ -142,7 +143,7 @@ class TestSharing:
         found: list[SharedEngine] = []
         thread = threading.Thread(target=lambda: found.append(pool.share("onnx", model)))
         thread.start()
-        thread.join(10)
+        thread.join(60)
         assert found == [shared]
         token.release()
         thread.join()
@@ -184,6 +185,38 @@ class TestUnloading:
         assert [engine.loaded for engine in shared] == [False, True, True]
         assert {incident.what for incident in pool.tend(time.monotonic())} == {"unloaded"}
 
+    @pytest.mark.usefixtures("known_sizes")
+    def test_models_that_take_turns_in_memory_are_told_of_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("edgeinfer.runtime.models._TAKES_TURNS_S", math.inf)  # however slow the machine is
+        pool = ModelPool(ModelsConfig(budget_mb=11))
+        shared = [_heavy(pool, tmp_path, number) for number in range(3)]
+        assert not [one for one in caplog.messages if "event=models_over_budget" in one], "each had to go once at most"
+        for _ in range(2):
+            for engine in shared:
+                _use(engine)
+        (told,) = [one for one in caplog.messages if "event=models_over_budget" in one]
+        assert "budget_mb=11 needed_mb=1" in told, "three of 4 MB each"
+
+    @pytest.mark.usefixtures("known_sizes")
+    def test_what_happens_several_times_a_second_is_told_now_and_then(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("edgeinfer.runtime.models._TELL_AGAIN_S", math.inf)  # however slow the machine is
+        pool = ModelPool(ModelsConfig(budget_mb=11))
+        shared = [_heavy(pool, tmp_path, number) for number in range(3)]
+        for _ in range(3):
+            for engine in shared:
+                _use(engine)
+        told = pool.tend(time.monotonic())
+        assert sorted(incident.engine for incident in told) == sorted(engine.label for engine in shared)
+        assert {incident.reason for incident in told} == {"another model needs the memory"}
+        monkeypatch.setattr("edgeinfer.runtime.models._TELL_AGAIN_S", 0.0)
+        _use(shared[0])
+        (incident,) = pool.tend(time.monotonic())
+        assert incident.reason == "another model needs the memory, 2 more times since this was said"
+
     def test_a_pinned_one_stays_whatever_the_budget(self, tmp_path: Path) -> None:
         pool = ModelPool(ModelsConfig(budget_mb=1))
         pinned = _heavy(pool, tmp_path, 0, EngineConfig(pinned=True))
@@ -210,7 +243,7 @@ class TestUnloading:
         shared.close()
         assert shared.loaded
         assert shared.interrupt()
-        thread.join(10)
+        thread.join(60)
         assert len(failures) == 1
 
     def test_a_model_whose_file_is_gone_fails_its_frames_until_it_is_back(self, model: Path) -> None:
@@ -259,7 +292,7 @@ def test_many_threads_get_right_results_while_models_come_and_go(tmp_path: Path)
     for thread in (caretaker, *threads):
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     stop.set()
     caretaker.join()
     assert wrong == []
@@ -319,7 +352,7 @@ class TestTurns:
         thread = threading.Thread(target=wait)
         thread.start()
         turns.leave_behind()
-        thread.join(10)
+        thread.join(60)
         assert got == [True]
         assert not turns.is_current(stuck)
         stuck.release()

@@ -77,7 +77,7 @@ def test_where_written_memory_may_not_run_it_is_no_engine(tmp_path: Path) -> Non
 
 def _exit_status(code: str) -> int:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([sys.executable, "-c", code], env=environment, check=False, timeout=120).returncode
+    return subprocess.run([sys.executable, "-c", code], env=environment, check=False, timeout=240).returncode
 
 
 @needs_openvino
@@ -94,5 +94,5 @@ def test_its_telemetry_is_not_even_imported(tmp_path: Path) -> None:
     spoken_of = {"CI", "TF_BUILD", "JENKINS_URL"}
     environment = {name: value for name, value in os.environ.items() if name not in spoken_of}
     environment |= {"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=240)
     assert not list(home.iterdir())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.runtime.errors import PackageError, SignatureError
@@ -89,7 +89,7 @@ def test_a_changed_byte_changes_nothing_that_counts_or_is_refused(package: Path,
     assert refused > len(content) // 7 * 0.8
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     changes=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=4), data=st.binary()
 )

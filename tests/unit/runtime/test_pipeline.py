@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +93,7 @@ def use(monkeypatch: pytest.MonkeyPatch, *sources: Scripted | EdgeInferError) ->
     """Have the next calls to open a source give these; the last one again and again."""
     left = list(sources)
 
-    def open_(_: SourceConfig, __: threading.Event) -> Scripted:
+    def open_(_: SourceConfig, __: threading.Event, ___: Sequence[str]) -> Scripted:
         found = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(found, EdgeInferError):
             raise found
@@ -200,7 +200,7 @@ def test_of_a_live_source_the_latest_frame_wins(store: Store, monkeypatch: pytes
     run, go_on = model.run, threading.Event()
 
     def slow(prepared: Prepared, engine: int = 0) -> Ran:
-        go_on.wait(10)
+        go_on.wait(60)
         return run(prepared, engine)
 
     monkeypatch.setattr(model, "run", slow)
@@ -239,7 +239,7 @@ def test_a_stop_is_quick_and_counts_what_was_left(store: Store, monkeypatch: pyt
     run = model.run
 
     def slow(prepared: Prepared, engine: int = 0) -> Ran:
-        threading.Event().wait(0.2)
+        threading.Event().wait(0.5)
         return run(prepared, engine)
 
     monkeypatch.setattr(model, "run", slow)
@@ -250,19 +250,21 @@ def test_a_stop_is_quick_and_counts_what_was_left(store: Store, monkeypatch: pyt
     wait_until(lambda: made.counts.captured >= 4)
     began = time.monotonic()
     made.stop()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20, "all of them would take 50 s"
     assert made.counts.totals()["stale"] >= 3
     assert_exact(made, results)
 
 
 def test_a_stop_does_not_wait_for_a_source_that_hangs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, Scripted(iter([row()] * 100), pause_s=5))
+    source = Scripted(iter([row()] * 100), pause_s=60)
+    use(monkeypatch, source)
     made = pipeline(load(store), Results())
     made.start()
     wait_until(lambda: made.status.source == "waiting")
     began = time.monotonic()
     made.stop()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
+    source._pause.set()
 
 
 def test_a_swap_in_mid_stream_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,9 +275,9 @@ def test_a_swap_in_mid_stream_loses_nothing(store: Store, monkeypatch: pytest.Mo
     made.start()
     for model in (second, first, second):
         reached = made.status.results + 200
-        wait_until(lambda reached=reached: made.status.results >= reached)  # type: ignore[misc]  # as above
+        wait_until(lambda reached=reached: made.status.results >= reached, timeout_s=60)  # type: ignore[misc]  # as above
         made.swap(model)
-    wait_until(lambda: made.ended, timeout_s=30)
+    wait_until(lambda: made.ended, timeout_s=120)
     made.stop()
     assert made.counts.totals()["inferred"] == 2000
     assert_exact(made, results)
@@ -286,7 +288,7 @@ def test_a_swap_in_mid_stream_loses_nothing(store: Store, monkeypatch: pytest.Mo
         ("2.0.0", "1.0.0"),
         ("1.0.0", "2.0.0"),
     ]
-    assert all(0 <= float(swap["gap_ms"]) < 5000 for swap in swaps)
+    assert all(0 <= float(swap["gap_ms"]) < 60_000 for swap in swaps)
 
 
 class TestSourcesThatFail:

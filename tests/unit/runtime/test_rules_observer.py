@@ -131,6 +131,7 @@ class TestSchedule:
 
 
 class TestSnapshots:
+    @pytest.mark.usefixtures("patient_writers")
     def test_rules_of_one_frame_share_a_snapshot_and_an_end_has_none(self, tmp_path: Path) -> None:
         store = SnapshotStore(tmp_path / "snapshots", SnapshotConfig())
         film = Film(observer("snapshot = true\nend = true\n---\nsnapshot = true\n---\nend = true", snapshots=store))

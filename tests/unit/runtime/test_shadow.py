@@ -1,5 +1,6 @@
 """A candidate in shadow: what counts as the same answer, and that it never disturbs the active version."""
 
+import logging
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from edgeinfer.runtime.learn.comparison import agree, box_f1, iou
 from edgeinfer.runtime.learn.examples import HardExamples
 from edgeinfer.runtime.learn.settings import ExamplesConfig, ShadowConfig
 from edgeinfer.runtime.learn.shadow import ShadowReport, ShadowRun, disagreement_hook
+from edgeinfer.runtime.logs import fields_of
 from edgeinfer.runtime.manifest import AnomalyPost, ImagePre, TensorPre
 from edgeinfer.runtime.model import Inferred, LoadedModel, Prepared
 from edgeinfer.runtime.results import Item, Kind, Result
@@ -143,7 +145,7 @@ def feed(run: ShadowRun, active: LoadedModel, inputs: list[Array]) -> list[Resul
     told: list[Result] = []
     for index, data in enumerate([*inputs, inputs[-1]]):
         told.extend(run(see(active, data, index)))
-        assert run.idle.wait(10)
+        assert run.idle.wait(60)
     return told
 
 
@@ -207,9 +209,13 @@ def test_a_candidate_that_fails_is_counted_and_heard_of_once(
     candidate = Failing(installed)
     candidate.error = error
     run = ShadowRun(candidate, ShadowConfig(frames=20))
-    (told,) = feed(run, LoadedModel(installed), frames(20))
+    with caplog.at_level(logging.INFO, logger="edgeinfer"):
+        (told,) = feed(run, LoadedModel(installed), frames(20))
     assert (run.report.failures, run.report.agreement) == (10, 0.5)
     assert (told.extra or {})["failures"] == 10
+    (finished,) = [record for record in caplog.records if "shadow_finished" in record.getMessage()]
+    fields = fields_of(finished)
+    assert (fields["event"], fields["candidate"], fields["frames"]) == ("shadow_finished", "m 1.0.0", "20")
     assert caplog.text.count("event=shadow_failed") == 1
 
 
@@ -284,7 +290,7 @@ class Hanging(LoadedModel):
     def infer(self, prepared: Prepared) -> Inferred:
         if self.inferred == 2:
             self.hangs.set()
-            assert self.go.wait(30)
+            assert self.go.wait(60)
             self.back.set()
         return super().infer(prepared)
 
@@ -303,9 +309,9 @@ def shadow_threads() -> list[str]:
 
 def hang(run: ShadowRun, candidate: Hanging, active: LoadedModel) -> None:
     for index, data in enumerate(frames(3)):
-        assert run.idle.wait(10)
+        assert run.idle.wait(60)
         assert run(see(active, data, index)) == ()
-    assert candidate.hangs.wait(10)
+    assert candidate.hangs.wait(60)
 
 
 def test_one_that_hangs_holds_up_no_frame_and_ends_as_failed(folder: Path, hanging: Hanging) -> None:
@@ -338,7 +344,7 @@ def test_frames_that_come_while_it_is_busy_are_skipped(folder: Path, hanging: Ha
         assert run(see(active, data, index)) == ()
     assert run.report.frames == 2
     hanging.go.set()
-    assert run.idle.wait(10)
+    assert run.idle.wait(60)
     feed(run, active, frames(2))
     assert run.report[:2] == (5, 1.0)
 
@@ -367,7 +373,7 @@ def test_the_frame_is_that_of_the_moment(folder: Path, monkeypatch: pytest.Monke
     data[:] = -data
     shown.target[:] = 0.0
     gate.go.set()
-    assert run.idle.wait(10)
+    assert run.idle.wait(60)
     run(see(active, data, 1))
     assert run.report[:2] == (1, 1.0)
 
@@ -380,7 +386,7 @@ class Gate:
         self._prepare = model.prepare
 
     def __call__(self, frame: Frame, *, is_first: bool = False) -> Prepared:
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         return self._prepare(frame, is_first=is_first)
 
 
@@ -396,7 +402,7 @@ def test_an_active_version_without_numbers_does_not_keep_it_from_ending(folder: 
     run = ShadowRun(LoadedModel(installed), ShadowConfig(frames=5))
     for index, data in enumerate(frames(6)):
         run(with_scores(see(active, data, index), score))
-        assert run.idle.wait(10)
+        assert run.idle.wait(60)
     assert run.finished
     assert run.report[:3] == (5, 1.0, 0.0), "the classes are the same"
 

@@ -19,6 +19,8 @@ from edgeinfer.runtime.snapshots import SnapshotStore, snapshots_in
 from edgeinfer.runtime.stages import Seen
 from waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("patient_writers")
+
 Array = npt.NDArray[Any]
 T_NS = 1_790_000_000_000_000_000
 
@@ -142,7 +144,7 @@ def test_a_frame_that_finds_the_writer_busy_is_dropped_and_nobody_waits(
     original = QuotaFolder._write
 
     def slow(self: QuotaFolder, name: str, files: Any) -> Any:
-        may_write.wait(10)
+        may_write.wait(60)
         return original(self, name, files)
 
     monkeypatch.setattr(QuotaFolder, "_write", slow)

@@ -636,7 +636,7 @@ def run_program(folder: Path, kill_at: str = "") -> "subprocess.CompletedProcess
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
         env={**os.environ, "PYTHONPATH": str(tests)},
     )
 

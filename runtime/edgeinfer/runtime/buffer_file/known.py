@@ -76,6 +76,6 @@ def _sampled_epoch(wreckage: Wreckage) -> int:
     """The epoch of the first whole chunk that is met."""
     for number in range(1, wreckage.pages + 1, max(1, wreckage.pages // _SAMPLE)):
         for _, row in wreckage.rows(number):
-            if isinstance(row, CarvedChunk) and row.epoch and row.is_whole:
+            if isinstance(row, CarvedChunk) and row.epoch > 0 and row.is_whole:
                 return row.epoch
     return 0

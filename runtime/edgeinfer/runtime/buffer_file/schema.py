@@ -18,10 +18,12 @@ unchanged rest (measured, chunks of 2 kB: 104 bytes a result instead of 199).
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
+from typing import Annotated
 
 import msgspec
 
 from edgeinfer.runtime.chunk import LINK_BYTES, NO_LINK
+from edgeinfer.runtime.decoding import MALFORMED
 
 __all__ = [
     "CHUNK_COLUMNS",
@@ -91,6 +93,9 @@ _CHUNK_TABLE = """CREATE TABLE {table} (
     link BLOB NOT NULL, body BLOB NOT NULL
 ) STRICT"""
 
+# Counts of a chunk: of more the totals might not fit a column any more.
+_frames_decoder = msgspec.msgpack.Decoder(dict[str, Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]])
+
 _MAGIC = b"EIstate2"
 # Magic, epoch, next_seq, clock_ns, whether the link is known, the link.
 _STATE = struct.Struct(f">8sQQQ?{LINK_BYTES}s")
@@ -135,12 +140,12 @@ def newest_state(data: bytes) -> BufferState | None:
 
 
 class Newest(msgspec.Struct, frozen=True, array_like=True):
-    """What the row of a chunk tells of its commit."""
+    """What the row of a chunk tells of its commit. A flipped bit must not make a state that cannot be written."""
 
-    first_seq: int
-    n: int
+    first_seq: Annotated[int, msgspec.Meta(ge=1, lt=1 << 62)]
+    n: Annotated[int, msgspec.Meta(ge=1, lt=1 << 32)]
     pipeline: str
-    clock_ns: int
+    clock_ns: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
     frames: bytes
     link: bytes
 
@@ -163,8 +168,8 @@ def pack_frames(frames: Mapping[str, int]) -> bytes:
 def add_frames(totals: dict[str, int], pipeline: str, packed: bytes) -> None:
     """Add what a chunk's row says of frames to counters by key; nothing where that is damaged."""
     try:
-        frames = msgspec.msgpack.decode(packed, type=dict[str, int]) if packed else {}
-    except msgspec.MsgspecError:
+        frames = _frames_decoder.decode(packed) if packed else {}
+    except MALFORMED:
         return
     for state, count in frames.items():
         key = frames_key(state, pipeline)

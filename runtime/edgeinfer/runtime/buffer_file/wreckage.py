@@ -137,9 +137,11 @@ class Wreckage:
         return None if cell is None else self._row(cell)
 
     def newest(self) -> CarvedChunk | None:
-        """The newest chunk in the log; None where there is none."""
+        """The newest chunk in the log whose epoch and clock can be; None where there is none."""
         rows = (row for number in self._newest for _, row in self.rows(number))
-        chunks = [row for row in rows if isinstance(row, CarvedChunk) and row.epoch and row.is_whole]
+        chunks = [
+            row for row in rows if isinstance(row, CarvedChunk) and row.epoch > 0 and row.clock_ns >= 0 and row.is_whole
+        ]
         return max(chunks, key=lambda row: (row.clock_ns, row.first_seq), default=None)
 
     def _row(self, cell: Cell) -> Carved | None:

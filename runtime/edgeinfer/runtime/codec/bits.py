@@ -25,6 +25,7 @@ __all__ = ["CLASSES", "BitReader", "Naturals", "Numbers", "Streamed", "bit_lengt
 Naturals = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
 # With the bits that are taken off they take more than one byte.
 Ranks = npt.NDArray[np.uint16]
 # The classes of a column by rank, one a byte; or place, number, place, number, ...; no bytes: all are 0.
@@ -33,12 +34,21 @@ Numbers = bytes | list[int]
 # A number of 64 bits has a length of 0 to 64.
 CLASSES = 65
 # How many bits of its ranks a column can take off.
-_EACH_FOLD = np.arange(3)[:, None, None, None]
+_FOLDS = 3
+# (fold, rank): the bits that a rank takes in both streams, but for the 1 that ends it.
+_COSTS = np.array([[(rank >> fold) + fold for rank in range(CLASSES)] for fold in range(_FOLDS)])
+# By class: the bits of a number below its highest one.
+_BELOW_HIGHEST = np.maximum(np.arange(CLASSES) - 1, 0)
+# By class: that bit.
+_HIGHEST = np.array([0, *(1 << place for place in range(CLASSES - 1))], dtype=np.uint64)
 # A listed number takes two bytes or more, one in the streams at least a bit for each place.
 _PLACES_A_LISTED = 16
 # How many bits a window of eight bytes is sure to hold from any bit of its first byte on.
 _WINDOW = 57
 _HALF = 32
+_WORD = 32
+# The so many lowest bits.
+_LOWEST = np.array([(1 << length) - 1 for length in range(_WORD + 1)], dtype=np.uint64)
 # Numbers that are worked on at a time: arrays that leave the cache, or the allocator's heap, are slow.
 _BLOCK = 1 << 13
 _ONE = np.uint64(1)
@@ -55,6 +65,7 @@ _FILL = b"\xff"
 # One more, for all ranks beyond the last.
 _ROW = CLASSES + 1
 _BEYOND = np.uint16(CLASSES)
+_NO_BYTES: Bytes = np.zeros(0, dtype=np.uint8)
 _NEAREST: list[bytes] = [row.astype(np.uint8).tobytes() + _FILL for row in _nearest()]
 
 
@@ -72,33 +83,33 @@ def pack_numbers(
     the stream of low bits. Raises CodecError where the streams would take more than `max_bytes`."""
     classes = bit_lengths(values)
     width = int(classes.max()) + 1
-    keys = classes + np.arange(0, width * len(counts), width).repeat(counts)
+    keys = np.arange(0, width * len(counts), width).repeat(counts)
+    keys += classes
     histogram = np.bincount(keys, minlength=width * len(counts)).reshape(-1, width)
     tables, folds, ranks = _ranked(histogram)
     numbers: list[tuple[Numbers, int]] = []
-    is_streamed = []
+    not_streamed = []
     for end, count, zeros, table, fold in zip(
         accumulate(counts), counts, histogram[:, 0].tolist(), tables, folds.tolist(), strict=True
     ):
-        few = count - zeros <= min(MAX_LISTED, count // _PLACES_A_LISTED + 1)
-        is_streamed.append(not few)
-        numbers.append((table, fold) if not few else (_listed(values[end - count : end]) if zeros < count else b"", 0))
-    spread = folds.repeat(counts)
-    if not all(is_streamed):
-        kept = np.array(is_streamed).repeat(counts)
-        values, classes, keys, spread = values[kept], classes[kept], keys[kept], spread[kept]
-    return numbers, *_streams(values, classes, ranks.reshape(-1)[keys], spread, max_bytes)
+        if count - zeros > min(MAX_LISTED, count // _PLACES_A_LISTED + 1):
+            numbers.append((table, fold))
+        else:
+            not_streamed.append(len(numbers))
+            numbers.append((_listed(values[end - count : end]) if zeros < count else b"", 0))
+    return numbers, *_streams(values, keys, _Codes.of(ranks, folds, not_streamed), max_bytes)
 
 
 def _ranked(histogram: Integers) -> tuple[list[bytes], Integers, Integers]:
     """What each column has to say of its classes, its fold, and the rank of each class: what takes the fewest bits."""
     columns, width = histogram.shape
     by_rank = (-histogram).argsort(axis=1, kind="stable")
+    used = np.add.reduce(histogram > 0, axis=1)
     # All that there are are named, or only the most frequent one.
-    both = np.array((by_rank.argsort(axis=1), _NEAREST_RANKS[by_rank[:, 0], :width]))
-    used = np.count_nonzero(histogram, axis=1)
-    costs = np.add.reduce(histogram * (both >> _EACH_FOLD), axis=3)
-    costs += _EACH_FOLD[..., 0] * np.add.reduce(histogram, axis=1)
+    both = np.empty((2, columns, width), dtype=np.int64)
+    both[0] = by_rank.argsort(axis=1)
+    both[1] = _NEAREST_RANKS.take(by_rank[:, 0], axis=0)[:, :width]
+    costs = np.add.reduce(_COSTS.take(both, axis=1) * histogram, axis=3)
     costs[:, 0] += 8 * (used - 1)
     best = costs.reshape(-1, columns).argmin(axis=0)
     # One class that is named alone is followed by those that are near, too.
@@ -114,47 +125,77 @@ def _listed(column: Naturals) -> list[int]:
     return [number for pair in zip(places.tolist(), column[places].tolist(), strict=True) for number in pair]
 
 
-def _streams(
-    values: Naturals, classes: npt.NDArray[np.int32], ranks: Integers, folds: Integers, max_bytes: int
-) -> tuple[bytes, bytes]:
-    if not len(values):
-        return b"", b""
-    ends = ((ranks >> folds) + 1).cumsum()
-    lengths = np.concatenate((folds, np.maximum(classes - 1, 0)))
-    if int(ends[-1]) + int(np.add.reduce(lengths)) > 8 * max_bytes:
+class _Codes(NamedTuple):
+    """What is written of a number of each class of each column, one after the other. `steps`: bits in the unary stream;
+    `ranks`; `lengths`: low bits of the rank, of all columns, and then of the number. All are 0 for columns that are in
+    no stream."""
+
+    steps: Integers
+    ranks: Integers
+    lengths: Integers
+
+    @classmethod
+    def of(cls, ranks: Integers, folds: Integers, not_streamed: Sequence[int]) -> "_Codes":
+        columns, width = ranks.shape
+        steps = (ranks >> folds[:, None]) + 1
+        lengths = np.empty((2, columns, width), dtype=np.int64)
+        lengths[0] = folds[:, None]
+        lengths[1] = _BELOW_HIGHEST[:width]
+        if not_streamed:
+            steps[not_streamed] = 0
+            lengths[:, not_streamed] = 0
+        return cls(steps.reshape(-1), ranks.reshape(-1), lengths.reshape(-1))
+
+
+def _streams(values: Naturals, keys: Integers, codes: _Codes, max_bytes: int) -> tuple[bytes, bytes]:
+    """`keys`: the place of each number's class in `codes`."""
+    ends = codes.steps.take(keys).cumsum()
+    lengths = codes.lengths.take(np.concatenate((keys, keys + len(codes.steps))))
+    total = int(ends[-1])
+    if total + int(np.add.reduce(lengths)) > 8 * max_bytes:
         raise CodecError(f"expected at most {max_bytes} bytes of numbers in a chunk")
-    unary = np.zeros(int(ends[-1]), dtype=np.uint8)
+    if not total:
+        return b"", b""
+    unary = np.zeros(total, dtype=np.uint8)
+    # A number that takes no bits ends where the one before it does; before the first one, that is the last bit of all.
     unary[ends - 1] = 1
-    return np.packbits(unary).tobytes(), _low_bits(np.concatenate((ranks.view(np.uint64), values)), lengths)
+    ranks = codes.ranks.take(keys).view(np.uint64)
+    return np.packbits(unary).tobytes(), _low_bits(np.concatenate((ranks, values)), lengths)
 
 
 def _low_bits(values: Naturals, lengths: Integers) -> bytes:
     """The lowest `lengths` bits (at most 63) of each number, one after the other."""
-    (places,) = lengths.nonzero()
+    (places,) = (lengths != 0).nonzero()
     if not len(places):
         return b""
-    values, lengths = values[places], lengths[places]
+    values, lengths = values.take(places), lengths.take(places)
+    if int(lengths.max()) > _WORD:
+        high = np.maximum(lengths - _WORD, 0)
+        halves = np.stack((values >> np.uint64(_WORD), values), axis=1).reshape(-1)
+        return _low_bits(halves, np.stack((high, lengths - high), axis=1).reshape(-1))
     ends = lengths.cumsum()
     total = int(ends[-1])
-    packed = np.zeros(total // 64 + 2, dtype=np.uint64)
+    # One more for what the last one does not need of the next word.
+    packed = np.zeros(total // _WORD + 2, dtype=np.uint32)
     for start in range(0, len(ends), _BLOCK):
         block = slice(start, start + _BLOCK)
         _add_bits(packed, values[block], lengths[block], ends[block])
-    return packed.astype(">u8").tobytes()[: (total + 7) // 8]
+    return packed.astype(">u4").tobytes()[: (total + 7) // 8]
 
 
-def _add_bits(packed: Naturals, values: Naturals, lengths: Integers, ends: Integers) -> None:
-    bits = values & ((_ONE << lengths.view(np.uint64)) - _ONE)
-    starts = ends - lengths
-    words = starts >> 6
-    # By how many bits each goes beyond the word that it begins in.
-    beyond = (starts & 63) + lengths - 64
-    (across,) = (beyond > 0).nonzero()
-    inside = bits << np.maximum(-beyond, 0).view(np.uint64)
-    inside[across] >>= beyond[across].view(np.uint64)
-    firsts = np.concatenate(((0,), (words[1:] != words[:-1]).nonzero()[0] + 1))
-    packed[words[firsts]] |= np.bitwise_or.reduceat(inside, firsts)
-    packed[words[across] + 1] |= bits[across] << (64 - beyond[across]).view(np.uint64)
+def _add_bits(packed: Words, values: Naturals, lengths: Integers, ends: Integers) -> None:
+    """Each number lies in one word or two that follow each other. Those of a word have no bit in common: so they can be
+    added up, as floats, too, which hold 32 bits exactly."""
+    words = (ends - lengths) >> 5
+    first = int(words[0])
+    shifts = (words << 5) - ends
+    shifts += 2 * _WORD
+    both = (values & _LOWEST.take(lengths)) << shifts.view(np.uint64)
+    words -= first
+    count = int(words[-1]) + 2
+    packed[first : first + count] |= np.bincount(words, both >> np.uint64(_WORD), count).astype(np.uint32)
+    words += 1
+    packed[first : first + count] |= np.bincount(words, both & _LOWEST[_WORD], count).astype(np.uint32)
 
 
 def check_listed(numbers: list[int], length: int) -> None:
@@ -175,14 +216,16 @@ class BitReader:
     """The numbers of columns. Raises CodecError unless the streams hold exactly those."""
 
     def __init__(self, columns: Sequence[Streamed], unary: bytes, low: bytes) -> None:
-        ranks = _read_unary(sum([column.length for column in columns]), unary)
+        each = np.array([column.length for column in columns], dtype=np.int64)
+        ranks = _read_unary(int(each.sum()), unary)
         folded = sum([column.fold * column.length for column in columns])
         if folded > 8 * len(low):
             raise CodecError(f"expected at least {folded} low bits in the chunk, found {8 * len(low)}")
-        _unfold(ranks, columns, np.unpackbits(np.frombuffer(low, dtype=np.uint8, count=(folded + 7) // 8)))
-        self._classes = _classes(columns, ranks)
-        self._lengths = self._classes - (self._classes > 0)
-        self._ends = self._lengths.cumsum(dtype=np.int64)
+        if folded:
+            _unfold(ranks, columns, each, np.unpackbits(np.frombuffer(low, dtype=np.uint8, count=(folded + 7) // 8)))
+        self._classes = _classes(columns, each, ranks) if columns else _NO_BYTES
+        self._lengths = _BELOW_HIGHEST.take(self._classes)
+        self._ends = self._lengths.cumsum()
         self._ends += folded
         total = int(self._ends[-1]) if columns else 0
         if len(low) != (total + 7) // 8:
@@ -194,10 +237,10 @@ class BitReader:
 
     def numbers(self, start: int, stop: int) -> Naturals:
         """The numbers `start` to `stop` of all."""
-        lengths = self._lengths[start:stop].astype(np.int64)
+        lengths = self._lengths[start:stop]
         found = self._bits(self._ends[start:stop] - lengths, lengths)
         # The highest bit of each but of the zeros.
-        found |= (self._classes[start:stop] > 0).astype(np.uint64) << lengths.view(np.uint64)
+        found |= _HIGHEST.take(self._classes[start:stop])
         return found
 
     def _bits(self, starts: Integers, lengths: Integers) -> Naturals:
@@ -217,7 +260,8 @@ def _read_unary(total: int, unary: bytes) -> Ranks:
     """`total` numbers below CLASSES."""
     if total > 8 * len(unary):
         raise CodecError(f"expected a chunk of at least {total} bits, found {8 * len(unary)}")
-    (ones,) = np.unpackbits(np.frombuffer(unary, dtype=np.uint8)).nonzero()
+    # Places are found in booleans several times as fast as in numbers.
+    (ones,) = np.unpackbits(np.frombuffer(unary, dtype=np.uint8)).view(np.bool_).nonzero()
     if len(ones) != total or len(unary) != (int(ones[-1]) // 8 + 1 if total else 0):
         raise CodecError(f"expected {total} numbers in the chunk, found {len(ones)}")
     ones[1:] -= ones[:-1] + 1
@@ -226,27 +270,27 @@ def _read_unary(total: int, unary: bytes) -> Ranks:
     return ones.astype(np.uint16)
 
 
-def _unfold(ranks: Ranks, columns: Sequence[Streamed], bits: Bytes) -> None:
-    """Put back the bits that were taken off the ranks."""
-    stop = bit = 0
-    for column in columns:
-        start, stop = stop, stop + column.length
-        if column.fold:
-            taken_off = bits[bit : bit + column.fold * column.length].reshape(-1, column.fold)
-            bit += column.fold * column.length
-            whole = ranks[start:stop]
-            for place in range(column.fold):
-                whole <<= 1
-                whole |= taken_off[:, place]
+def _unfold(ranks: Ranks, columns: Sequence[Streamed], lengths: Integers, bits: Bytes) -> None:
+    """Put back the bits that were taken off the ranks: none, one or two of each."""
+    folds = np.array([column.fold for column in columns], dtype=np.uint16).repeat(lengths)
+    starts = folds.cumsum(dtype=np.int64)
+    starts -= folds
+    # Two bits from each place on, and one more place for the last ranks, should none be taken off these.
+    pairs = np.zeros(len(bits) + 1, dtype=np.uint16)
+    pairs[:-1] = bits
+    pairs <<= 1
+    pairs[:-2] |= bits[1:]
+    ranks <<= folds
+    ranks |= pairs.take(starts) >> (2 - folds)
 
 
-def _classes(columns: Sequence[Streamed], ranks: Ranks) -> Bytes:
+def _classes(columns: Sequence[Streamed], lengths: Integers, ranks: Ranks) -> Bytes:
     """The class of each number."""
-    if not columns:
-        return np.zeros(0, dtype=np.uint8)
     by_rank = np.frombuffer(b"".join([_by_rank(column.table) for column in columns]), dtype=np.uint8)
-    firsts = np.arange(0, _ROW * len(columns), _ROW, dtype=np.uint16).repeat([column.length for column in columns])
-    classes: Bytes = by_rank.take(np.minimum(ranks, _BEYOND) + firsts)
+    firsts = np.arange(0, _ROW * len(columns), _ROW, dtype=np.uint16).repeat(lengths)
+    np.minimum(ranks, _BEYOND, out=ranks)
+    ranks += firsts
+    classes: Bytes = by_rank.take(ranks)
     if int(classes.max()) >= CLASSES:
         raise CodecError("the chunk has a number of a class that its column does not have")
     return classes

@@ -34,34 +34,34 @@ def find_references(features: Integers, *, usual: int) -> Integers:
     padded[:, farthest:] = features
     # What precedes each item, the farthest first.
     before: Integers = np.ndarray(
-        (*features.shape, _LOOK_BACK), dtype=np.int64, buffer=padded, strides=(*padded.strides, padded.strides[1])
+        (_LOOK_BACK, *features.shape), dtype=np.int64, buffer=padded, strides=(padded.strides[1], *padded.strides)
     )
-    distances = before - features[:, :, None]
-    cost = np.add.reduce(np.abs(distances, out=distances))
+    distances = before - features
+    cost = np.add.reduce(np.abs(distances, out=distances), axis=1)
     # Of equals the usual one.
-    cost[:, farthest - usual] -= 1
-    found: Integers = farthest - cost.argmin(axis=1)
+    cost[farthest - usual] -= 1
+    found: Integers = farthest - cost.argmin(axis=0)
     first = found[:farthest]
     first[first > np.arange(len(first))] = 0
     return found
 
 
 def modelled(rows: Integers, *, counting: Sequence[int], minus: Sequence[tuple[int, int]]) -> Modelled:
-    """Models for rows (columns, length), and what these leave, counted from their bases. `counting`: rows whose values
-    are predicted as the ones before; `minus`: rows, and others to take off them."""
-    left = rows.copy()
+    """Models for rows (columns, length), and what these leave, counted from their bases, in the rows themselves.
+    `counting`: rows whose values are predicted as the ones before; `minus`: rows, and others, which are neither, to
+    take off them."""
     taken_off, starts = dict(minus), {}
     for row, other in minus:
-        left[row] -= rows[other]
+        rows[row] -= rows[other]
     for row in counting:
-        values = left[row]
+        values = rows[row]
         first = int(values[0])
         values[1:] = values[1:] - values[:-1]
         # As large as the next step, so that it costs nothing of its own.
         values[0] = values[1] if len(values) > 1 else 0
         starts[row] = first - int(values[0])
-    medians = _medians(left)
-    left -= medians[:, None]
+    medians = _medians(rows)
+    rows -= medians[:, None]
     models = [
         Model(
             Prediction.PREVIOUS if row in starts else Prediction.NONE,
@@ -71,18 +71,20 @@ def modelled(rows: Integers, *, counting: Sequence[int], minus: Sequence[tuple[i
         )
         for row, base in enumerate(medians.tolist())
     ]
-    return models, left
+    return models, rows
 
 
 def items_modelled(rows: Integers, *, minus: Sequence[tuple[int, int]]) -> Modelled:
     """The same of columns along items, of which the first has the references. Another one is predicted by them where
     that is nearer to it than its median; if none is, the references become 0."""
     references = rows[0]
-    targets = np.where(references > 0, np.arange(len(references)) - references, 0)
+    targets = np.arange(len(references)) - references
+    targets *= references > 0
     left = rows - rows.take(targets, axis=1)
     medians = _medians(rows)
     around = rows - medians[:, None]
-    is_referring = _sizes(left) < _sizes(around)
+    sizes = _sizes(left)
+    is_referring = sizes < _sizes(around)
     is_referring[0] = False
     if not is_referring.any():
         around[0] = medians[0] = 0
@@ -95,15 +97,16 @@ def items_modelled(rows: Integers, *, minus: Sequence[tuple[int, int]]) -> Model
             left[row] = around[row]
     for row, other in minus:
         if is_referring[row] and is_referring[other]:
-            models[row] = _without(models, left, row, other)
+            models[row] = _without(models, left, row, other, size=float(sizes[row]))
     return models, left
 
 
-def _without(models: Sequence[Model], left: Integers, row: int, other: int) -> Model:
+def _without(models: Sequence[Model], left: Integers, row: int, other: int, *, size: float) -> Model:
     """Take another column off what is left of one, if they are all but the same, like the corners of a point. Else what
-    is left is noise, and the difference of two noises is larger than either."""
+    is left is noise, and the difference of two noises is larger than either. `size`: that of what is left of the one.
+    """
     difference = left[row] - left[other]
-    if 2 * float(_sizes(difference)) >= float(_sizes(left[row])):
+    if 2 * float(_sizes(difference)) >= size:
         return models[row]
     left[row] = difference
     return Model(Prediction.REFERENCE, other, _wrapped(models[row].start - models[other].start), 0)

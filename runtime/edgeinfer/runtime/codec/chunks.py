@@ -18,7 +18,8 @@ from edgeinfer.runtime.chunk import COLUMNS, JSON, PACKED
 from edgeinfer.runtime.codec.columns import decode_columns, encode_columns
 from edgeinfer.runtime.codec.limits import MAX_RAW_BYTES, MAX_RESULTS
 from edgeinfer.runtime.codec.packing import pack_table
-from edgeinfer.runtime.codec.standard import check_values, results_of, table_of
+from edgeinfer.runtime.codec.standard import results_of, table_of
+from edgeinfer.runtime.codec.summary import summary_columns
 from edgeinfer.runtime.codec.table import Table
 from edgeinfer.runtime.codec.unpacking import unpack_table
 from edgeinfer.runtime.codec.zstd import Zstd
@@ -80,10 +81,8 @@ def summarize(codec: int, body: bytes, *, n: int) -> Summary:
     `decode` refuses, and for JSON with numbers of more than 64 bits."""
     if codec == PACKED:
         _check_count(n)
-        table = unpack_table(body, n=n, names=(*_SUMMARIZED, "extra"))
-        check_values(table)
-    else:
-        table = table_of(decode(codec, body, n=n))
+        return Summary(*summary_columns(body, n=n))
+    table = table_of(decode(codec, body, n=n))
     return Summary(*(table.column(name).values for name in _SUMMARIZED))
 
 

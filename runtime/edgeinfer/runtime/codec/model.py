@@ -19,7 +19,7 @@ import numpy.typing as npt
 from edgeinfer.runtime.codec.bits import Naturals
 from edgeinfer.runtime.errors import CodecError
 
-__all__ = ["Model", "Prediction", "counted", "restored", "uncounted"]
+__all__ = ["Model", "Prediction", "divided", "natural", "restored", "uncounted"]
 
 Integers = npt.NDArray[np.int64]
 
@@ -28,6 +28,7 @@ _FACTOR_SAMPLE = 12
 # Of fewer numbers a factor would take more bytes than it saves.
 _WORTH_A_FACTOR = 4
 _ONE = np.uint64(1)
+_BEFORE_FIRST = "the chunk refers to an item before its first"
 
 
 class Prediction(enum.IntEnum):
@@ -50,22 +51,30 @@ class Model(msgspec.Struct, frozen=True):
     signed: bool = True
 
 
-def counted(left: Integers, models: Sequence[Model]) -> tuple[list[Model], Naturals]:
-    """The natural numbers that stand for what is left, rows (columns, length), and their models with factors."""
+def divided(left: Integers, models: Sequence[Model]) -> tuple[list[Model], Integers]:
+    """What is left, rows (columns, length), in units of the factors that these have, and the models with them."""
     sample = left[:, :: left.shape[1] // _FACTOR_SAMPLE + 1]
-    worth = (np.add.reduce(sample != 0, axis=1) >= _WORTH_A_FACTOR) & (np.gcd.reduce(sample, axis=1) > 1)
     models = list(models)
-    for row in worth.nonzero()[0].tolist():
+    for row, common in enumerate(np.gcd.reduce(sample, axis=1).tolist()):
+        if common <= 1 or np.count_nonzero(sample[row]) < _WORTH_A_FACTOR:
+            continue
         factor = int(np.gcd.reduce(left[row]))
         if factor > 1:
             left[row] //= factor
             models[row] = msgspec.structs.replace(models[row], factor=factor)
-    return models, ((left << 1) ^ (left >> 63)).view(np.uint64)
+    return models, left
+
+
+def natural(left: Integers) -> Naturals:
+    """The natural numbers that stand for what is left."""
+    return ((left << 1) ^ (left >> 63)).view(np.uint64)
 
 
 def uncounted(naturals: Naturals, models: Sequence[Model], counts: Sequence[int]) -> Integers:
     """What was left, from the numbers that stand for it."""
-    left = ((naturals >> _ONE) ^ (~(naturals & _ONE) + _ONE)).view(np.int64)
+    left = (naturals >> _ONE).view(np.int64)
+    signs = naturals.view(np.int64) & 1
+    left ^= np.negative(signs, out=signs)
     if not all(model.signed for model in models):
         left = np.where(_spread([model.signed for model in models], counts), left, naturals.view(np.int64))
     if any(model.factor != 1 for model in models):
@@ -88,7 +97,6 @@ def restored(left: Integers, models: Sequence[Model], *, refers: bool = False) -
             left[row].cumsum(out=left[row])
             left[row] += np.int64(model.start)
     if refers:
-        _check_references(left[0])
         _add_referred(left, models)
     for row, model in enumerate(models):
         if model.minus >= 0:
@@ -97,25 +105,35 @@ def restored(left: Integers, models: Sequence[Model], *, refers: bool = False) -
 
 
 def _add_referred(values: Integers, models: Sequence[Model]) -> None:
+    """Raises CodecError as `restored` does."""
+    targets = _targets(values[0])
     rows = [row for row, model in enumerate(models) if model.prediction is Prediction.REFERENCE]
     if rows:
         starts = np.array([models[row].start for row in rows], dtype=np.int64)
-        values[rows] = _followed(values[rows] + starts[:, None] * (values[0] == 0), values[0])
+        values[rows] = _followed(values[rows], starts, targets)
 
 
-def _check_references(references: Integers) -> None:
-    if int(references.min()) < 0 or bool((references > np.arange(len(references))).any()):
-        raise CodecError("the chunk refers to an item before its first")
+def _targets(references: Integers) -> Integers:
+    """Which item each one refers to; what is behind the last one, for none."""
+    if int(references.min()) < 0:
+        raise CodecError(_BEFORE_FIRST)
+    targets = np.arange(len(references))
+    targets -= references
+    if int(targets.min()) < 0:
+        raise CodecError(_BEFORE_FIRST)
+    targets[references == 0] = len(references)
+    return targets
 
 
-def _followed(values: Integers, references: Integers) -> Integers:
-    """Add to each value the finished one that it refers to: in each round twice as many of the steps on its way."""
-    count = len(references)
-    found = np.zeros((count + 1, len(values)), dtype=np.int64)
+def _followed(values: Integers, starts: Integers, targets: Integers) -> Integers:
+    """Add to each value the finished one that it refers to, or its start: in each round twice as many of the steps on
+    its way. The starts are at the end of every way, and behind them nothing, which refers to itself."""
+    count = len(targets)
+    found = np.zeros((count + 2, len(values)), dtype=np.int64)
     found[:count] = values.T
-    targets = np.full(count + 1, count)
-    np.subtract(np.arange(count), references, out=targets[:count], where=references > 0)
-    while int(np.minimum.reduce(targets)) < count:
+    found[count] = starts
+    targets = np.concatenate((targets, (count + 1, count + 1)))
+    while int(targets.min()) <= count:
         found += found.take(targets, axis=0)
         targets = targets.take(targets)
     return found[:count].T

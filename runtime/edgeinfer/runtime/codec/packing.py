@@ -10,7 +10,7 @@ from edgeinfer.runtime.codec.body import joined
 from edgeinfer.runtime.codec.choice import find_references, items_modelled, modelled
 from edgeinfer.runtime.codec.head import REFERENCES, ColumnHead, check_lengths, check_schema, encode_head, grouped
 from edgeinfer.runtime.codec.limits import MAX_RAW_BYTES
-from edgeinfer.runtime.codec.model import Model, counted
+from edgeinfer.runtime.codec.model import Model, divided, natural
 from edgeinfer.runtime.codec.reals import Form
 from edgeinfer.runtime.codec.table import Axis, Column, Field, Lengths, Table, Type
 
@@ -32,9 +32,9 @@ def pack_table(table: Table) -> bytes:
     check_lengths(schema, lengths)
     columns = {column.field.name: column for column in table.columns}
     groups = grouped(schema, lengths)
-    packed = [counted(left, models) for models, left in (_modelled(group, columns, lengths) for group in groups)]
+    packed = [divided(left, models) for models, left in (_modelled(group, columns, lengths) for group in groups)]
     counts = [len(row) for _, rows in packed for row in rows]
-    naturals = np.concatenate([rows.reshape(-1) for _, rows in packed])
+    naturals = natural(np.concatenate([rows.reshape(-1) for _, rows in packed]))
     numbers, unary, low = pack_numbers(naturals, counts, max_bytes=MAX_RAW_BYTES)
     heads = _column_heads(groups, [models for models, _ in packed], columns, iter(numbers))
     objects = [column.objects for column in table.columns if column.field.type is Type.OBJECT]
@@ -57,10 +57,13 @@ def _modelled(fields: Sequence[Field], columns: dict[str, Column], lengths: Leng
 
 def _references(values: dict[str, Integers], lengths: Lengths) -> Integers:
     """By label, box and score; of items without boxes, by label alone: a score like an earlier one tells nothing."""
-    features = [values["label"] * _OTHER_LABEL]
+    features = np.empty((4 if "x1" in values else 1, lengths[Axis.ITEM]), dtype=np.int64)
+    np.multiply(values["label"], _OTHER_LABEL, out=features[0])
     if "x1" in values:
-        features += [values["x1"] + values["score"], values["y1"], values["x2"] + values["y2"]]
-    return find_references(np.array(features), usual=round(lengths[Axis.ITEM] / lengths[Axis.RESULT]))
+        np.add(values["x1"], values["score"], out=features[1])
+        features[2] = values["y1"]
+        np.add(values["x2"], values["y2"], out=features[3])
+    return find_references(features, usual=round(lengths[Axis.ITEM] / lengths[Axis.RESULT]))
 
 
 def _column_heads(

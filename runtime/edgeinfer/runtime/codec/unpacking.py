@@ -1,7 +1,7 @@
 """Codec PACKED, the other way: a body becomes a table. docs/chunk-format.md is the layout."""
 
-from collections.abc import Collection, Mapping, Sequence
-from itertools import accumulate, groupby, pairwise
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ _MAX_HOW = 3 << 5
 
 
 class _Placed(NamedTuple):
-    """A column of numbers: row `row` of group `group`, from `start` on in the streams unless its numbers are listed."""
+    """A column of numbers: row `row` of group `group`; from `start` on in the streams if it `is_streamed`."""
 
     field: Field
     group: int
@@ -43,6 +43,7 @@ class _Placed(NamedTuple):
     numbers: Numbers
     fold: int
     start: int
+    is_streamed: bool
 
 
 def unpack_table(body: bytes, *, n: int, names: Collection[str] | None = None) -> Table:
@@ -82,10 +83,12 @@ def _placed(groups: Sequence[Sequence[Field]], heads: Sequence[ColumnHead], leng
             model = _model(head, row, first, can_refer=refers and row > 0)
             if isinstance(head.numbers, list):
                 check_listed(head.numbers, length)
+                is_streamed = False
+            else:
+                is_streamed = head.numbers != b""
             form, fold = _form(field, head), head.how >> 5
-            placed.append(_Placed(field, group, row, model, form, length, head.numbers, fold, start))
-            if isinstance(head.numbers, bytes) and head.numbers:
-                start += length
+            placed.append(_Placed(field, group, row, model, form, length, head.numbers, fold, start, is_streamed))
+            start += length if is_streamed else 0
     return placed
 
 
@@ -119,7 +122,7 @@ def _needed(placed: list[_Placed], names: Collection[str]) -> list[_Placed]:
 
 def _values(placed: list[_Placed], reader: BitReader) -> dict[str, Integers]:
     counts = [one.length for one in placed]
-    left = uncounted(_naturals(placed, counts, reader), [one.model for one in placed], counts)
+    left = uncounted(_naturals(placed, reader), [one.model for one in placed], counts)
     values: dict[str, Integers] = {}
     start = 0
     for _, together in groupby(placed, key=attrgetter("group")):
@@ -142,28 +145,35 @@ def _models(group: list[_Placed]) -> list[Model]:
     ]
 
 
-def _naturals(placed: list[_Placed], counts: list[int], reader: BitReader) -> Naturals:
-    streamed = [one for one in placed if isinstance(one.numbers, bytes) and one.numbers]
-    numbers = [reader.numbers(start, stop) for start, stop in _runs(streamed)]
-    if len(streamed) == len(placed):
-        return np.concatenate(numbers)
-    is_streamed = [isinstance(one.numbers, bytes) and bool(one.numbers) for one in placed]
-    naturals = np.zeros(sum(counts), dtype=np.uint64)
-    if numbers:
-        naturals[np.array(is_streamed).repeat(counts)] = np.concatenate(numbers)
-    for end, one in zip(accumulate(counts), placed, strict=True):
-        if isinstance(one.numbers, list):
-            naturals[end - one.length : end][one.numbers[::2]] = one.numbers[1::2]
+def _naturals(placed: list[_Placed], reader: BitReader) -> Naturals:
+    """The numbers of columns, one after the other."""
+    naturals = np.zeros(sum([one.length for one in placed]), dtype=np.uint64)
+    streamed = [(one.start, one.start + one.length) for one in placed if one.is_streamed]
+    found = [reader.numbers(start, stop) for start, stop in _joined(streamed)]
+    numbers = found[0] if len(found) == 1 else np.concatenate(found or [naturals[:0]])
+    # Those that are one after the other here, too, are copied at once.
+    places: list[tuple[int, int]] = []
+    stop = 0
+    for one in placed:
+        start, stop = stop, stop + one.length
+        if one.is_streamed:
+            places.append((start, stop))
+        elif isinstance(one.numbers, list):
+            naturals[start:stop][one.numbers[::2]] = one.numbers[1::2]
+    done = 0
+    for start, stop in _joined(places):
+        naturals[start:stop] = numbers[done : done + stop - start]
+        done += stop - start
     return naturals
 
 
-def _runs(streamed: list[_Placed]) -> list[tuple[int, int]]:
-    """From where to where in the streams, as few as there can be."""
-    runs: list[tuple[int, int]] = []
-    for one in streamed:
-        start = runs.pop()[0] if runs and runs[-1][1] == one.start else one.start
-        runs.append((start, one.start + one.length))
-    return runs
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same ranges, as few as there can be."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        first = joined.pop()[0] if joined and joined[-1][1] == start else start
+        joined.append((first, stop))
+    return joined
 
 
 def _check_counts(lengths: Lengths, values: Mapping[str, Integers]) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "Array",
     "Engine",
     "available_engines",
+    "cast_limits",
     "dequantize",
     "engine_versions",
     "import_engine",
@@ -133,14 +134,25 @@ def missing_engine(name: str) -> DependencyError:
 
 
 def quantize_input(values: Array, spec: TensorSpec) -> Array:
-    """Float values as the tensor wants them: cast, or q = clip(round(x / scale) + zero_point)."""
+    """Float values as the tensor wants them: q = clip(round(x / scale) + zero_point), or cast. To integers they are
+    clipped then, too: the cast alone would make 255 of -1."""
     dtype = np.dtype(spec.dtype)
     if spec.scale is None or spec.zero_point is None:
+        if dtype.kind in "iu" and values.dtype.kind == "f":
+            values = np.clip(values, *cast_limits(dtype))
         return values.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
     quantized = np.rint(values / np.float32(spec.scale)) + spec.zero_point
     clipped: Array = np.clip(quantized, limits.min, limits.max).astype(dtype)
     return clipped
+
+
+def cast_limits(dtype: np.dtype[Any]) -> tuple[np.float32, np.float32]:
+    """The least and the largest float32 that an integer type can hold."""
+    limits = np.iinfo(dtype)
+    low, high = np.float32(limits.min), np.float32(limits.max)
+    # float32 has no 2**31 - 1: the nearest is one more.
+    return low, high if int(high) <= limits.max else np.nextafter(high, np.float32(0))
 
 
 def dequantize(values: Array, spec: TensorSpec) -> Array:

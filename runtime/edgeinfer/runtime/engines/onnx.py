@@ -15,6 +15,10 @@ _DTYPES = {
     "tensor(double)": "float64",
     "tensor(uint8)": "uint8",
     "tensor(int8)": "int8",
+    "tensor(uint16)": "uint16",
+    "tensor(int16)": "int16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
@@ -50,6 +54,9 @@ class OnnxEngine:
             raise ModelError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        for spec in self.inputs:
+            if spec.dtype not in _DTYPES.values():
+                raise ModelError(f"{path}: input {spec.name!r}: expected a tensor of numbers, found {spec.dtype}")
         self._input_names = [spec.name for spec in self.inputs]
         self._output_names = [spec.name for spec in self.outputs]
         # The handle by which another thread ends a call. Passing one costs nothing.

@@ -22,6 +22,8 @@ class DriftConfig(Section, frozen=True):
     `reference` "package": what the package was made with; "own": the first `learn` frames that are looked at here,
     kept in the state folder; "auto": the package's where it has one. A camera that sees one scene for ever differs
     from any data set: there, "own" tells more.
+
+    Each report is a result of the kind `drift` (`edgeinfer results`); `worst` names what has moved most.
     """
 
     window: Annotated[int, msgspec.Meta(ge=50, le=100_000)] = 500
@@ -40,6 +42,9 @@ class ExamplesConfig(Section, frozen=True):
     and anomaly scores that are closer to their threshold, as a part of it; 0: none. `novel`: also what lies outside of
     what the package was made with. `per_hour` and `per_day` bound how many: 200 are what a person labels in an hour.
     All of a pipeline's take `max_bytes`; the oldest go first. `jpeg_quality` 95 hides nothing that a model sees.
+
+    They lie in `examples/` of the state folder, each with a `.json` that tells why; a result of the kind `example`
+    names each. The agent sends them where its section `[blobs]` says so.
     """
 
     margin: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.1
@@ -51,9 +56,12 @@ class ExamplesConfig(Section, frozen=True):
 
 
 class ShadowConfig(Section, frozen=True):
-    """A new version runs beside the active one on `frames` live frames before its trial; 0 leaves that out.
+    """A new version that the console assigns runs beside the active one on `frames` live frames before its trial; 0
+    leaves that out.
 
-    Below `min_agreement` (0..1) it is refused. `every` is how many frames there are to one in shadow.
+    Below `min_agreement` (0..1) it is refused. `every` is how many frames there are to one in shadow. What was found is
+    a result of the kind `shadow` (`edgeinfer results`): `agreement`, and as `psi` how far the spreads of both
+    versions' scores are apart.
     """
 
     frames: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0

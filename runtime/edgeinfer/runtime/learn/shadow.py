@@ -216,7 +216,11 @@ class ShadowRun:
         }
         if report.failed:
             extra["failed"] = report.failed
-        logger.info("event=shadow_finished %s", " ".join(f"{key}={value}" for key, value in extra.items()))
+        fields = {"failed": "", **extra}
+        logger.info(
+            "event=shadow_finished candidate=%s frames=%d agreement=%s psi=%s failures=%d failed=%r",
+            *(fields[name] for name in ("candidate", "frames", "agreement", "psi", "failures", "failed")),
+        )
         return Result(Kind.SHADOW, seen.result.t_ns, seen.result.frame, extra=extra)
 
 

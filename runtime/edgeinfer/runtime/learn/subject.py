@@ -1,6 +1,7 @@
 """What is to be explained: one input, read from a file as a source would read it."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ def _picture(path: Path) -> Array:
     return np.asarray(found)
 
 
-def _nth(config: SourceConfig, number: int) -> Array:
-    source = open_source(config, threading.Event())
+def _nth(config: SourceConfig, number: int, channels: Sequence[str] = ()) -> Array:
+    source = open_source(config, threading.Event(), channels)
     try:
         for index in range(number + 1):
             frame = source.read()
@@ -73,8 +74,8 @@ def _window(path: Path, manifest: Manifest, first_row: int) -> Array:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         header = file.readline(1 << 16)
     delimiter = max(_DELIMITERS, key=header.count)
-    config = CsvSource(path=str(path), window=declared.length, columns=declared.channels, delimiter=delimiter)
-    return _nth(config, first_row)
+    config = CsvSource(path=str(path), window=declared.length, delimiter=delimiter)
+    return _nth(config, first_row, declared.channels)
 
 
 def _sound(path: Path, manifest: Manifest, number: int) -> Array:

@@ -95,8 +95,8 @@ class TrackerConfig(Section, frozen=True):
 
 
 class ScheduleConfig(Section, frozen=True):
-    """From `from` to `to` in local time, beginning on each of `days`. A `to` that is not later than `from` is of the
-    next day."""
+    """From `from` to `to` (`"22:00"`) in local time, beginning on each of `days`. A `to` that is not later than `from`
+    is of the next day."""
 
     from_: ClockTime = msgspec.field(name="from")
     to: ClockTime
@@ -229,8 +229,9 @@ _OF_A_STATE = ("above", "below", "count", "n_of_m", "dwell_s", "on", "end")
 
 
 class SnapshotConfig(Section, frozen=True):
-    """`max_bytes` is what all pictures and windows of events may take together; the oldest go first. `quality` is
-    JPEG's, 1..100; `draw` draws boxes and tracks into the picture."""
+    """`max_bytes` is what all pictures and windows of events may take together; the oldest go first, also where
+    the disk is nearly full: its rest is for results. `quality` is JPEG's, 1..100; `draw` draws boxes and tracks into
+    the picture."""
 
     max_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 64 << 20
     quality: Annotated[int, msgspec.Meta(ge=1, le=100)] = 85

@@ -18,13 +18,15 @@ _MAX_MAGNITUDE = float(np.finfo(np.float32).max)
 class Arrival(NamedTuple):
     """A row as it comes in. `place_ns`: where it lies in its series, never less than that of the row before;
     `t_ns`: wall clock; `mono_ns`: monotonic clock when it arrived; `values`: one a channel, NaN where the sensor gave
-    nothing; `source`: which of several joined sensors it is of."""
+    nothing; `source`: which of several joined sensors it is of; `dated`: `t_ns` goes with `place_ns`, which it does not
+    in a recording that counts from some start and is read at some other time."""
 
     place_ns: int
     t_ns: int
     mono_ns: int
     values: Sequence[float]
     source: int = 0
+    dated: bool = True
 
 
 class Row(NamedTuple):
@@ -36,11 +38,12 @@ class Row(NamedTuple):
 
 class Window(NamedTuple):
     """Rows (length, channels) float32, every value finite. `t_ns`: wall clock of the newest row; `mono_ns`: when the
-    last row arrived that it needed."""
+    last row arrived that it needed; `place_ns`: where the newest row lies in its series."""
 
     t_ns: int
     mono_ns: int
     data: npt.NDArray[Any]
+    place_ns: int
 
 
 def real_or_missing(values: Sequence[float]) -> list[float]:

@@ -138,4 +138,5 @@ class Shaper:
         last = self._last
         if data is None or last is None:
             return []
-        return [Window(last.t_ns + self._last_row_ns - last.place_ns, last.mono_ns, data)]
+        away_ns = self._last_row_ns - last.place_ns if last.dated else 0
+        return [Window(last.t_ns + away_ns, last.mono_ns, data, self._last_row_ns)]

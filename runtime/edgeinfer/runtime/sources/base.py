@@ -1,6 +1,7 @@
 """The contract of a source, and the choice of one by its configuration."""
 
 import threading
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from edgeinfer.runtime.backing import Backing
@@ -46,8 +47,9 @@ class Settling(Protocol):
         ...
 
 
-def open_source(config: SourceConfig, stop: threading.Event) -> Source:
-    """Open what `config` describes; `stop` ends waiting inside of `read`. Raises SourceError."""
+def open_source(config: SourceConfig, stop: threading.Event, channels: Sequence[str] = ()) -> Source:
+    """Open what `config` describes; `stop` ends waiting inside of `read`. `channels` are those that the package names:
+    a sensor whose columns nobody has named gives these, if it has them all. Raises SourceError."""
     match config:
         case ImagesSource():
             from edgeinfer.runtime.sources.images import ImageFolder
@@ -68,7 +70,7 @@ def open_source(config: SourceConfig, stop: threading.Event) -> Source:
         case SeriesSection():
             from edgeinfer.runtime.sources.sensor import open_series
 
-            return open_series(config, stop)
+            return open_series(config, stop, channels)
         case AudioSource(path=""):
             from edgeinfer.runtime.sources.microphone import Microphone
 

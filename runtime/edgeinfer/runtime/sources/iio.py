@@ -107,10 +107,13 @@ def _prefixes(base: str) -> Iterable[str]:
 def _read_channel(channel: _Channel, skipped: Skipped) -> float:
     """NaN where the driver gives an error or what is no number."""
     try:
-        value = number(_read_attribute(channel.path))
+        text = _read_attribute(channel.path)
     except OSError as error:
         skipped.note(f"{channel.path.name}: {error.strerror}")
         return math.nan
+    value = number(text)
+    if math.isnan(value):
+        skipped.note(f"{channel.path.name}: expected a number, found {text[:40]!r}")
     return (value + channel.offset) * channel.scale
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgeinfer.runtime.errors import SourceError
 from edgeinfer.runtime.frame import Frame
-from edgeinfer.runtime.sources.pictures import ENDINGS, NO_PICTURE, opencv, read_picture
+from edgeinfer.runtime.sources.pictures import ENDINGS, NO_PICTURE, opencv, read_picture, shown_name
 from edgeinfer.runtime.sources.settings import ImagesSource
 
 __all__ = ["ImageFolder"]
@@ -49,7 +49,7 @@ class ImageFolder:
         if not picture.size:
             logger.warning("event=picture_unreadable path=%r", str(path))
         self._index += 1
-        return Frame(picture, t_ns, mono_ns, self._index - 1)
+        return Frame(picture, t_ns, mono_ns, self._index - 1, file=shown_name(path))
 
     def close(self) -> None:
         self._paths = []

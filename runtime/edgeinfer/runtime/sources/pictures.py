@@ -11,13 +11,15 @@ import numpy.typing as npt
 
 from edgeinfer.runtime.errors import DependencyError
 
-__all__ = ["ENDINGS", "NO_PICTURE", "decode_picture", "opencv", "read_picture"]
+__all__ = ["ENDINGS", "MAX_PIXELS", "NO_PICTURE", "decode_picture", "opencv", "read_picture", "shown_name"]
 
 Picture = npt.NDArray[np.uint8]
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 # What stands for a picture that cannot be read: it cannot be preprocessed, and its frame is counted as failed.
 NO_PICTURE: Picture = np.empty((0, 0, 3), dtype=np.uint8)
+MAX_PIXELS = 1 << 26
+"""A picture of a few kB can claim to be of any size: 67 million pixels are 200 MB."""
 _MAX_FILE_BYTES = 1 << 28
 
 # Read by OpenCV where it needs them; what somebody has set already stands.
@@ -28,8 +30,7 @@ _ENVIRONMENT = {
     "OPENCV_FFMPEG_IS_THREAD_SAFE": "1",
     # Cameras change it (`camera_network`): a variable that is there already is replaced in place, under other threads.
     "OPENCV_FFMPEG_CAPTURE_OPTIONS": "rtsp_transport;tcp",
-    # A picture of a few kB can claim to be of any size: 67 million pixels are 200 MB.
-    "OPENCV_IO_MAX_IMAGE_PIXELS": str(1 << 26),
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(MAX_PIXELS),
 }
 
 
@@ -69,3 +70,9 @@ def read_picture(path: Path) -> Picture:
     """The same from a file, whatever bytes its name has. Raises OSError where it cannot be read."""
     with path.open("rb") as file:
         return decode_picture(np.frombuffer(file.read(_MAX_FILE_BYTES), dtype=np.uint8))
+
+
+def shown_name(path: Path) -> str:
+    """The file's name as a text that can be stored and shown, whatever bytes it has."""
+    name = os.fsencode(path.name).decode("utf-8", errors="replace")
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)

@@ -1,14 +1,14 @@
 """Numbers out of what sensors write: cells of a line, values of a JSON document. No I/O."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
 
 from edgeinfer.runtime.decoding import MALFORMED
 
-__all__ = ["CsvLines", "JsonLines", "JsonValues", "LineParser", "Lines", "is_number", "number"]
+__all__ = ["CsvLines", "JsonLines", "JsonValues", "LineParser", "Lines", "by_name", "is_number", "number"]
 
 
 class LineParser(Protocol):
@@ -29,6 +29,11 @@ def number(cell: object) -> float:
 
 def is_number(cell: object) -> bool:
     return not math.isnan(number(cell))
+
+
+def by_name(channels: Sequence[str], found: Collection[str]) -> list[str]:
+    """The channels, where all of them are among what was found; else none."""
+    return list(channels) if all(channel in found for channel in channels) else []
 
 
 class Lines:
@@ -99,10 +104,12 @@ class CsvLines:
 
 class JsonValues:
     """The values of a decoded document: of an object the ones of `columns` (empty: those that are numbers in the first
-    one), of a list all, or the number that it is. `path` leads there, for instance `data.0.readings`."""
+    one; `channels`, if it has them all), of a list all, or the number that it is. `path` leads there, for instance
+    `data.0.readings`."""
 
-    def __init__(self, columns: Sequence[str], path: str = "") -> None:
+    def __init__(self, columns: Sequence[str], path: str = "", *, channels: Sequence[str] = ()) -> None:
         self._columns = list(columns)
+        self._channels = channels
         self._path = path.split(".") if path else []
         self._width = len(columns)
 
@@ -133,15 +140,16 @@ class JsonValues:
 
     def _of_object(self, found: dict[str, object]) -> list[float]:
         if not self._columns:
-            self._columns = [name for name, value in found.items() if not math.isnan(_plain_number(value))]
+            numbers = [name for name, value in found.items() if not math.isnan(_plain_number(value))]
+            self._columns = by_name(self._channels, found) or numbers
         return [_plain_number(found.get(name)) for name in self._columns]
 
 
 class JsonLines:
     """A JSON document a line."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        self._values = JsonValues(columns)
+    def __init__(self, columns: Sequence[str], *, channels: Sequence[str] = ()) -> None:
+        self._values = JsonValues(columns, channels=channels)
 
     def parse(self, line: str) -> list[float] | None:
         if not line.strip():

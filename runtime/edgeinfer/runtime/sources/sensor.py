@@ -3,13 +3,20 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from edgeinfer.runtime.errors import EdgeInferError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.series import Shape, Shaper, Window
 from edgeinfer.runtime.sources.arrivals import Arrivals
 from edgeinfer.runtime.sources.sensor_kinds import open_arrivals
-from edgeinfer.runtime.sources.sensor_settings import JoinedSource, SensorSource, StdinSource, has_recorded_times
+from edgeinfer.runtime.sources.sensor_settings import (
+    CsvSource,
+    JoinedSource,
+    SensorSource,
+    StdinSource,
+    has_recorded_times,
+)
 
 __all__ = ["Series", "is_live_sensor", "open_series", "shape_of"]
 
@@ -20,12 +27,15 @@ class Series:
     """Frames from rows. Live rows may also end a window by not coming."""
 
     def __init__(
-        self, arrivals: Arrivals, shaper: Shaper, *, live: bool, by_clock: bool, stop: threading.Event
+        self, arrivals: Arrivals, shaper: Shaper, *, live: bool, by_clock: bool, timed: bool, stop: threading.Event
     ) -> None:
+        """`timed`: a recording that says when its rows were measured."""
         self.live = live
         self._arrivals = arrivals
         self._shaper = shaper
         self._by_clock = by_clock
+        self._timed = timed
+        self._began_ns: int | None = None
         self._stop = stop
         self._windows: deque[Window] = deque()
         self._failure: EdgeInferError | None = None
@@ -38,9 +48,17 @@ class Series:
             if self._stop.is_set() or not self._take():
                 return None
         window = self._windows.popleft()
-        frame = Frame(window.data, window.t_ns, window.mono_ns, self._index)
+        frame = Frame(window.data, window.t_ns, window.mono_ns, self._index, stream_ns=self._stream_ns(window))
         self._index += 1
         return frame
+
+    def _stream_ns(self, window: Window) -> int:
+        """Rules that count seconds count the recording's own, however fast it is read."""
+        if not self._timed:
+            return -1
+        if self._began_ns is None:
+            self._began_ns = window.place_ns
+        return window.place_ns - self._began_ns
 
     def close(self) -> None:
         self._arrivals.close()
@@ -64,21 +82,35 @@ class Series:
         return True
 
 
-def open_series(config: SensorSource, stop: threading.Event) -> Series:
-    """Raises SourceError where that is known at once: a file that is not there."""
+def open_series(config: SensorSource, stop: threading.Event, channels: Sequence[str] = ()) -> Series:
+    """`channels`: as of `open_source`. Raises SourceError where that is known at once: a file that is not there."""
     shape = shape_of(config)
     if isinstance(config, JoinedSource):
         from edgeinfer.runtime.sources.joined import channel_counts, joined_arrivals
 
         arrivals, shaper = joined_arrivals(config, stop), Shaper(shape, channels=channel_counts(config))
     else:
-        arrivals, shaper = open_arrivals(config, stop), Shaper(shape)
-    return Series(arrivals, shaper, live=is_live_sensor(config), by_clock=not has_recorded_times(config), stop=stop)
+        arrivals, shaper = open_arrivals(config, stop, channels), Shaper(shape)
+    return Series(
+        arrivals,
+        shaper,
+        live=is_live_sensor(config),
+        by_clock=not has_recorded_times(config),
+        timed=_is_timed(config),
+        stop=stop,
+    )
 
 
 def is_live_sensor(config: SensorSource) -> bool:
     """Standard input is read as it comes, and whole."""
     return not isinstance(config, StdinSource) and not has_recorded_times(config)
+
+
+def _is_timed(config: SensorSource) -> bool:
+    """Without a time column the rows of a file have an order, and no times."""
+    if isinstance(config, JoinedSource):
+        return has_recorded_times(config)
+    return isinstance(config, CsvSource | StdinSource) and has_recorded_times(config) and bool(config.time_column)
 
 
 def shape_of(config: SensorSource) -> Shape:

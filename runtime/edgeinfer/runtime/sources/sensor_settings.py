@@ -54,6 +54,9 @@ class SeriesSection(Section, frozen=True, kw_only=True):
     `rate_hz` above 0 resamples the rows to a regular grid: `linear` between two samples (and the mean over a period
     where samples come at twice the rate or faster), or `hold`, the last one. A sample further than `tolerance_s` from
     a row of the grid is not used for it: its value is missing. 0: the span of a window, at least 16 rows.
+
+    A package that names its channels is refused where the source gives these in another order, or not as many, or
+    where `window` is not what the package takes.
     """
 
     window: Positive = 1
@@ -90,10 +93,11 @@ class SeriesSection(Section, frozen=True, kw_only=True):
 class CsvSource(SeriesSection, frozen=True, kw_only=True, tag="csv", tag_field="kind"):
     """Rows of a CSV file with a header.
 
-    `columns` names the channels in order; empty: every column that is a number in the first row, except
-    `time_column`. A cell that is empty or no number is missing. Rows lie where `time_column` says: ISO 8601 texts
-    (UTC where they name no zone), or numbers in `time_unit`. `interval_s` above 0 plays the rows at that pace as a
-    live source: they lie where they are played.
+    `columns` names the channels in order; empty: those that the package names, if the file has them all, else every
+    column that is a number in the first row, except `time_column`. A cell that is empty or no number is missing. Rows
+    lie where `time_column` says: ISO 8601 texts (UTC where they name no zone), or numbers in `time_unit`; the seconds
+    of rules are the recording's then, too.
+    `interval_s` above 0 plays the rows at that pace as a live source: they lie where they are played.
     """
 
     path: str
@@ -124,9 +128,9 @@ class SerialSource(SeriesSection, frozen=True, kw_only=True, tag="serial", tag_f
     """Lines from a serial port: numbers between delimiters, or JSON objects. Needs the extra `sensors`.
 
     `columns` names the numbers of a line in their order (a line that holds all these names is a header, and says
-    anew where they stand), or the keys of an object. Empty: as many as the first good line has. Other lines are
-    passed over. `timeout_s` above 0 is how long the port may be silent before it is opened again; 0: for ever, as
-    opening a port restarts many a microcontroller.
+    anew where they stand), or the keys of an object. Empty: as many as the first good line has, of an object those
+    that the package names, if it has them all. Other lines are passed over. `timeout_s` above 0 is how long the port
+    may be silent before it is opened again; 0: for ever, as opening a port restarts many a microcontroller.
     """
 
     device: str
@@ -214,9 +218,10 @@ class ModbusSource(SeriesSection, frozen=True, kw_only=True, tag="modbus", tag_f
 
 
 class TopicSource(SeriesSection, frozen=True, kw_only=True, tag="topic", tag_field="kind"):
-    """Messages of an MQTT topic, each of them a row: a JSON object with `columns` as its keys, a list of numbers, or a
-    plain number. `json` leads to the value inside of an object, for instance `data.readings`. `topic` may have
-    wildcards. Retained messages are passed over: nobody knows how old they are.
+    """Messages of an MQTT topic, each of them a row: a JSON object with `columns` as its keys (empty: those that the
+    package names, if it has them all, else its numbers), a list of numbers, or a plain number. `json` leads to the
+    value inside of an object, for instance `data.readings`. `topic` may have wildcards. Retained messages are passed
+    over: nobody knows how old they are.
 
     The password is read from its file at each connect. `client_id` empty: a random one.
     """
@@ -238,7 +243,8 @@ class TopicSource(SeriesSection, frozen=True, kw_only=True, tag="topic", tag_fie
 
 
 class HostSource(SeriesSection, frozen=True, kw_only=True, tag="host", tag_field="kind"):
-    """The machine's own vitals, sampled every `interval_s`: see `edgeinfer.runtime.sources.host.CHANNELS`."""
+    """The machine's own vitals, sampled every `interval_s`: those of `columns`, in that order; empty: all. `disk`: a
+    path on the file system whose use is `disk_percent`."""
 
     window: Positive = 16
     interval_s: Interval = 1.0

@@ -4,6 +4,7 @@ import contextlib
 import termios
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgeinfer.runtime.errors import DependencyError, SourceError
@@ -22,11 +23,13 @@ _MAX_BLOCK_BYTES = 16 << 10
 _FAILURES = (OSError, termios.error, ValueError)
 
 
-def serial_arrivals(config: SerialSource, ended: threading.Event) -> Arrivals:
+def serial_arrivals(config: SerialSource, ended: threading.Event, channels: Sequence[str] = ()) -> Arrivals:
     """Raises SourceError where the port is not there, goes away, or is silent for longer than it may be."""
     skipped = Skipped(config.device)
     parser: LineParser = (
-        JsonLines(config.columns) if config.format == "jsonl" else CsvLines(config.columns, config.delimiter)
+        JsonLines(config.columns, channels=channels)
+        if config.format == "jsonl"
+        else CsvLines(config.columns, config.delimiter)
     )
     with contextlib.closing(_open(config)) as port:
         lines = Lines(_MAX_LINE_BYTES)

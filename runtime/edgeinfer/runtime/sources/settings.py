@@ -42,9 +42,12 @@ __all__ = [
     "WatchedSource",
 ]
 
+# What gives pictures as they are taken. FFmpeg fetches files, too (ftp, file): they end, and are no camera.
+_CAMERA_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp")
+
 
 class ImagesSource(Section, frozen=True, tag="images", tag_field="kind"):
-    """Every picture of a folder, sorted by name. `repeat` starts again at the end."""
+    """Every picture of a folder, sorted by name; each result names its `file`. `repeat` starts again at the end."""
 
     path: str
     repeat: bool = False
@@ -66,7 +69,8 @@ class VideoSource(Section, frozen=True, tag="video", tag_field="kind"):
 
 
 class CameraSource(Section, frozen=True, tag="camera", tag_field="kind"):
-    """A V4L2 camera (`device` as a path or number) or a network camera (an rtsp:// or http:// URL).
+    """A V4L2 camera (`device` as a path or number) or a network camera (an rtsp:// or http:// URL, or another that
+    FFmpeg plays live: rtsps, https, rtmp, rtp, srt, udp, tcp).
 
     Zeros and an empty `fourcc` (MJPG, YUYV ...) leave the camera's own choice; `width`, `height`, `fps`, `fourcc` and
     `buffer` are for V4L2, `transport` for RTSP. `timeout_s` is how long a camera may be silent before it is opened
@@ -88,12 +92,18 @@ class CameraSource(Section, frozen=True, tag="camera", tag_field="kind"):
     decode_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     frozen_after_s: Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)] = 60.0
 
+    def __post_init__(self) -> None:
+        scheme, separator, _ = str(self.device).partition("://")
+        if separator and scheme.lower() not in _CAMERA_SCHEMES:  # the URL may hold a password: it is not shown
+            raise ValueError(f"device: expected the URL of a camera to begin with {', '.join(_CAMERA_SCHEMES)}")
+
     def __repr__(self) -> str:
         return "CameraSource(...)"  # the device may be a URL with a password
 
 
 class WatchedSource(Section, frozen=True, tag="watched", tag_field="kind"):
-    """A folder in which pictures appear: each is inferred once, in the order of their time of change.
+    """A folder in which pictures appear: each is inferred once, in the order of their time of change; its result names
+    the `file`.
 
     A file is taken once it has not changed for `quiet_s`; 0, where files are renamed into place, takes it at the first
     look. `after`: `keep` leaves it and remembers it in `done_list` (empty: a hidden file in the folder), so that it is
@@ -113,6 +123,9 @@ class PipelineSource(Section, frozen=True, tag="pipeline", tag_field="kind"):
     `input`: `crops` (what lies in each box, widened by `margin` of its size), `frame` (the other pipeline's frame), or
     `output` (the tensor number `output` that its model gave). Only items of `labels` (names or numbers; empty: all)
     with at least `min_score` go on; of a segmentation the score is the share of the picture.
+
+    Two models on one camera: one pipeline reads the camera, and the other the first one's `frame`s, those that were
+    inferred. Two that name the same camera connect to it twice; one of V4L2 refuses the second.
     """
 
     of: str

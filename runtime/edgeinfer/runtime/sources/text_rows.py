@@ -16,7 +16,7 @@ from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import SourceError
 from edgeinfer.runtime.series import Arrival, Placement
 from edgeinfer.runtime.sources.arrivals import IDLE_S, Arrivals, Skipped, now_arrived, wait_until_due
-from edgeinfer.runtime.sources.records import is_number, number
+from edgeinfer.runtime.sources.records import by_name, is_number, number
 from edgeinfer.runtime.sources.sensor_settings import CsvSource, StdinSource
 from edgeinfer.runtime.sources.timestamps import LATEST_NS, parse_time
 
@@ -29,24 +29,28 @@ _STDIN = "standard input"
 _MAX_UNTIMED = 100
 # What is no CSV in its header and first row is another kind of file; further on, it is a bad line.
 _FIRST_LINES = 2
+# A quoted cell may hold line ends. One with more of them is a quote that noise has opened: it would swallow rows for
+# hours.
+_MAX_LINES_OF_A_ROW = 20
 
 # The values of a row, and what its time column says (None: there is none).
 _Record = tuple[list[float], object]
 
 
-def csv_arrivals(config: CsvSource, stop: threading.Event) -> Arrivals:
+def csv_arrivals(config: CsvSource, stop: threading.Event, channels: Sequence[str] = ()) -> Arrivals:
     """Raises SourceError for a file that is not there, has no header or lacks a column."""
     path = Path(config.path)
     if not path.is_file():
         raise SourceError(f"{path}: no such series")
-    records = _csv_records(_file_lines(path), config.path, config)
+    records = _csv_records(_file_lines(path), config.path, config, channels)
     return _paced(records, config.interval_s, stop) if config.interval_s > 0 else _placed(records, config)
 
 
-def stdin_arrivals(config: StdinSource, stop: threading.Event) -> Arrivals:
+def stdin_arrivals(config: StdinSource, stop: threading.Event, channels: Sequence[str] = ()) -> Arrivals:
     lines = _stdin_lines(stop)
-    is_json = config.format == "jsonl"
-    return _placed(_json_records(lines, config) if is_json else _csv_records(lines, _STDIN, config), config)
+    if config.format == "jsonl":
+        return _placed(_json_records(lines, config, channels), config)
+    return _placed(_csv_records(lines, _STDIN, config, channels), config)
 
 
 def _paced(records: Iterable[_Record | None], interval_s: float, stop: threading.Event) -> Arrivals:
@@ -84,9 +88,10 @@ def _placed(records: Iterable[_Record | None], config: CsvSource | StdinSource) 
             place_ns = index
         elif said is not None and said.t_ns is not None:
             ahead_ns = said.t_ns - place_ns
-        if ahead_ns is not None and 0 <= place_ns + ahead_ns <= LATEST_NS:
+        dated = ahead_ns is not None and 0 <= place_ns + ahead_ns <= LATEST_NS
+        if ahead_ns is not None and dated:
             t_ns = place_ns + ahead_ns
-        yield Arrival(place_ns, t_ns, mono_ns, values)
+        yield Arrival(place_ns, t_ns, mono_ns, values, dated=dated)
 
 
 def _skip_untimed(skipped: Skipped, column: str, cell: object) -> None:
@@ -139,6 +144,7 @@ class _Feed:
 
     def __init__(self, lines: Iterator[str | None]) -> None:
         self._lines = lines
+        self._taken = 0  # of this record
         self.between_records = True
 
     def __iter__(self) -> Iterator[str]:
@@ -148,7 +154,10 @@ class _Feed:
         while (line := next(self._lines)) is None:
             if self.between_records:
                 raise _Idle
+        self._taken = 1 if self.between_records else self._taken + 1
         self.between_records = False
+        if self._taken > _MAX_LINES_OF_A_ROW:
+            raise csv.Error(f"a quote is not closed within {_MAX_LINES_OF_A_ROW} lines")
         return line
 
 
@@ -171,7 +180,9 @@ def _csv_cells(lines: Iterator[str | None], origin: str, delimiter: str) -> Iter
             skipped.note(reason)
 
 
-def _csv_records(lines: Iterator[str | None], origin: str, config: CsvSource | StdinSource) -> Iterator[_Record | None]:
+def _csv_records(
+    lines: Iterator[str | None], origin: str, config: CsvSource | StdinSource, channels: Sequence[str]
+) -> Iterator[_Record | None]:
     columns: _Columns | None = None
     header: list[str] | None = None
     for cells in _csv_cells(lines, origin, config.delimiter):
@@ -180,7 +191,7 @@ def _csv_records(lines: Iterator[str | None], origin: str, config: CsvSource | S
         elif header is None:
             header = _checked_header(cells, origin, config)
         else:
-            columns = columns or _Columns(cells, header, origin, config)
+            columns = columns or _Columns(cells, header, origin, config, channels)
             yield columns.record(cells)
     if header is None:
         raise SourceError(f"{origin}: expected a CSV header, found nothing")
@@ -195,12 +206,15 @@ def _checked_header(header: list[str], origin: str, config: CsvSource | StdinSou
 
 
 class _Columns:
-    """Which cells of a record are read, judged by the first row: those that were named, or all that hold a number."""
+    """Which cells of a record are read, judged by the first row: those that were named, else the package's channels,
+    where they are all there, else all that hold a number."""
 
-    def __init__(self, cells: list[str], header: list[str], origin: str, config: CsvSource | StdinSource) -> None:
+    def __init__(
+        self, cells: list[str], header: list[str], origin: str, config: CsvSource | StdinSource, channels: Sequence[str]
+    ) -> None:
         time_column = config.time_column
         self._time = header.index(time_column) if time_column in header else len(header)
-        self._indices = [header.index(name) for name in config.columns] or [
+        self._indices = [header.index(name) for name in config.columns or by_name(channels, header)] or [
             index for index, cell in enumerate(cells) if index != self._time and is_number(cell)
         ]
         if not self._indices:
@@ -215,7 +229,9 @@ class _Columns:
         return values, cells[self._time] if self._time < len(cells) else None
 
 
-def _json_records(lines: Iterator[str | None], config: StdinSource) -> Iterator[_Record | None]:
+def _json_records(
+    lines: Iterator[str | None], config: StdinSource, channels: Sequence[str]
+) -> Iterator[_Record | None]:
     """A line that is no JSON object is passed over: the ones after it are good."""
     names: Sequence[str] = config.columns
     skipped = Skipped(_STDIN)
@@ -228,7 +244,9 @@ def _json_records(lines: Iterator[str | None], config: StdinSource) -> Iterator[
         except MALFORMED as error:
             skipped.note(f"expected a JSON object a line: {error}")
             continue
-        names = names or [
-            name for name, value in record.items() if name != config.time_column and isinstance(value, int | float)
-        ]
+        names = (
+            names
+            or by_name(channels, record)
+            or [name for name, value in record.items() if name != config.time_column and isinstance(value, int | float)]
+        )
         yield [number(record.get(name)) for name in names], record.get(config.time_column)

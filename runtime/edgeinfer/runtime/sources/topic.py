@@ -5,7 +5,7 @@ import secrets
 import ssl
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ _MAX_PAYLOAD_BYTES = 1 << 20
 _OVERHEAD_BYTES = 64 << 10
 
 
-def topic_arrivals(config: TopicSource, ended: threading.Event) -> Arrivals:
+def topic_arrivals(config: TopicSource, ended: threading.Event, channels: Sequence[str] = ()) -> Arrivals:
     """Raises SourceError where the broker cannot be reached, refuses the subscription, or goes away."""
-    subscription = _Subscription(config)
+    subscription = _Subscription(config, channels)
     try:
         subscription.connect()
         while not ended.is_set():
@@ -50,10 +50,10 @@ def topic_arrivals(config: TopicSource, ended: threading.Event) -> Arrivals:
 class _Subscription:
     """One connection to the broker. paho calls back while it holds locks: the callbacks only take notes."""
 
-    def __init__(self, config: TopicSource) -> None:
+    def __init__(self, config: TopicSource, channels: Sequence[str]) -> None:
         self._config = config
         self._name = f"topic {config.topic} at {config.host}:{config.port}"
-        self._parse = JsonValues(config.columns, config.json)
+        self._parse = JsonValues(config.columns, config.json, channels=channels)
         self._skipped = Skipped(self._name)
         self._rows: deque[Arrival] = deque()
         self._failure = ""
@@ -103,6 +103,8 @@ class _Subscription:
         with contextlib.suppress(Exception):  # whatever state the connection is in
             self._client.disconnect()
             self._client.loop(0.0)
+        # paho leaves the pair that wakes its loop to the garbage collector.
+        self._client._reset_sockets()  # noqa: SLF001 - there is no other way to close them
 
     def _on_connect(self, client: paho.Client, _user: object, _flags: object, reason: ReasonCode, _p: object) -> None:
         if reason.is_failure:

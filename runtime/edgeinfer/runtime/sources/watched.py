@@ -24,7 +24,7 @@ from edgeinfer.runtime.backing import Backing
 from edgeinfer.runtime.errors import SourceError
 from edgeinfer.runtime.frame import Frame, FrameState
 from edgeinfer.runtime.sources.done_list import DoneList, fingerprint
-from edgeinfer.runtime.sources.pictures import ENDINGS, NO_PICTURE, opencv, read_picture
+from edgeinfer.runtime.sources.pictures import ENDINGS, NO_PICTURE, opencv, read_picture, shown_name
 from edgeinfer.runtime.sources.settings import WatchedSource
 
 __all__ = ["WatchedFolder"]
@@ -172,7 +172,8 @@ class WatchedFolder:
         self._index += 1
         self._under_way.add(seen.picture)
         read = _Read(seen, is_picture=bool(picture.size))
-        return Frame(picture, t_ns, mono_ns, self._index - 1, on_end=functools.partial(self._frame_ended, read))
+        ended = functools.partial(self._frame_ended, read)
+        return Frame(picture, t_ns, mono_ns, self._index - 1, on_end=ended, file=shown_name(seen.path))
 
     def _frame_ended(self, read: _Read, state: FrameState) -> None:
         """Called by any thread."""
