@@ -17,10 +17,23 @@ from edgeinfer.sync.mqtt import BrokerConfig
 from edgeinfer.sync.session import UploadConfig
 from edgeinfer.sync.settings import SyncConfig
 
-__all__ = ["DEVICE", "UPLOAD", "agent_process", "append", "fill", "result", "running", "sync_config", "write_config"]
+__all__ = [
+    "DEVICE",
+    "PATIENT",
+    "UPLOAD",
+    "agent_process",
+    "append",
+    "fill",
+    "result",
+    "running",
+    "sync_config",
+    "write_config",
+]
 
 DEVICE = "dev-1"
 UPLOAD = UploadConfig(ack_timeout_s=0.5, ack_timeout_max_s=1.0, gap_retry_s=0.1, persist_interval_s=0.1)
+# For who counts what comes twice: no answer takes so long that something is sent again for want of it.
+PATIENT = msgspec.structs.replace(UPLOAD, ack_timeout_s=300.0, ack_timeout_max_s=300.0)
 
 
 def result(number: int) -> Result:
@@ -29,11 +42,11 @@ def result(number: int) -> Result:
     )
 
 
-def fill(folder: Path, n: int) -> Buffer:
-    """A buffer with `n` results of one pipeline, all of them durable."""
-    buffer = Buffer(
-        BufferConfig(path=str(folder / "runtime" / "buffer.db"), flush_interval_s=0.05), acknowledged=lambda _epoch: 0
-    )
+def fill(folder: Path, n: int, *, chunk_results: int = 100) -> Buffer:
+    """A buffer with `n` results of one pipeline, all of them durable, so many in a chunk at most."""
+    path = str(folder / "runtime" / "buffer.db")
+    config = BufferConfig(path=path, flush_interval_s=0.05, chunk_results=chunk_results)
+    buffer = Buffer(config, acknowledged=lambda _epoch: 0)
     append(buffer, 0, n)
     return buffer
 
@@ -41,7 +54,7 @@ def fill(folder: Path, n: int) -> Buffer:
 def append(buffer: Buffer, first: int, n: int) -> None:
     for number in range(first, first + n):
         buffer.append("door", result(number))
-    assert buffer.flush(10.0)
+    assert buffer.flush(60.0)
 
 
 def sync_config(folder: Path, broker: Mosquitto, **changes: object) -> SyncConfig:
@@ -66,16 +79,17 @@ def running(config: SyncConfig) -> Iterator[Agent]:
         yield agent
     finally:
         stop.set()
-        thread.join(5.0)
+        thread.join(60.0)
         assert not thread.is_alive()
 
 
-def write_config(folder: Path, broker: Mosquitto) -> Path:
+def write_config(folder: Path, broker: Mosquitto, *, ack_timeout_s: float = UPLOAD.ack_timeout_s) -> Path:
     file = folder / "sync.toml"
     file.write_text(
         f'device = "{DEVICE}"\nstate_dir = "{folder}/sync"\nruntime_dir = "{folder}/runtime"\n'
         f"[broker]\nport = {broker.port}\nreconnect_max_s = 0.5\n"
-        "[upload]\nack_timeout_s = 0.5\npersist_interval_s = 0.1\n"
+        f"[upload]\nack_timeout_s = {ack_timeout_s}\nack_timeout_max_s = {max(60.0, ack_timeout_s)}\n"
+        "persist_interval_s = 0.1\n"
     )
     return file
 
@@ -89,4 +103,4 @@ def agent_process(config: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait(5.0)
+        process.wait(60.0)

@@ -86,7 +86,7 @@ class Writer:
             results -= burst
             self._append(burst)
             # A failing disk may take many tries; what was not flushed is not promised.
-            if self._buffer.flush(20.0):
+            if self._buffer.flush(60.0):
                 self._promise()
             if self._chance.random() < 0.2:
                 known = self._chance.randint(self._acknowledged, self._buffer.durable_seq)

@@ -1,16 +1,31 @@
-"""What all tests share: where the labelled sample data lies, and that an interrupt means what it says."""
+"""What all tests share: where the labelled sample data lies, how random examples are drawn, and that an interrupt means
+what it says."""
 
 import os
 import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A shell that runs the tests in the background has them ignore interrupts, and so every program that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# New examples are tried wherever somebody is there to mend what they find: each run on a developer's machine draws
+# others. CI draws the same ones each time, so that a change fails there by what it changes. Neither is timed.
+_UNTIMED = settings(
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    # All examples of a test share its folder, on purpose: each writes its files anew.
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("explore", _UNTIMED)
+settings.register_profile("ci", _UNTIMED, derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "explore")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +21,7 @@ from edgeinfer.runtime.codec import decode
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.results import Result
-from waiting import wait_until
+from waiting import ENDS_WITHIN_S, wait_until
 
 __all__ = ["Daemon", "configuration", "results_of", "run_until_end"]
 
@@ -36,7 +35,7 @@ def configuration(folder: Path, *pipelines: str, extra: str = "") -> Path:
 
 
 def run_until_end(
-    config: Path, *arguments: str, stdin: bytes = b"", timeout_s: float = 120
+    config: Path, *arguments: str, stdin: bytes = b"", timeout_s: float = 900
 ) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "edgeinfer", "run", "--config", str(config), "--until-end", *arguments]
     done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=timeout_s)
@@ -108,7 +107,7 @@ class Daemon:
         for line in self.process.stderr:
             self.log.append(line.rstrip())
 
-    def wait_for(self, text: str, *, times: int = 1, timeout_s: float = 20.0) -> None:
+    def wait_for(self, text: str, *, times: int = 1, timeout_s: float = 120.0) -> None:
         """Until `text` stands in that many lines of the log."""
         wait_until(
             lambda: sum(text in line for line in self.log) >= times or self.process.poll() is not None,
@@ -137,9 +136,7 @@ class Daemon:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def end(self, number: signal.Signals = signal.SIGTERM) -> float:
-        """Signal it; the seconds until it ended."""
-        began = time.monotonic()
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Signal it, and wait. Raises subprocess.TimeoutExpired where it does not end in time."""
         self.send(number)
-        self.process.wait(20)
-        return time.monotonic() - began
+        self.process.wait(ENDS_WITHIN_S)

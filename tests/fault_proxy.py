@@ -15,6 +15,9 @@ import threading
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Self
+from weakref import WeakSet
+
+from brokers import free_port
 
 __all__ = ["FaultProxy", "Way"]
 
@@ -54,12 +57,13 @@ class FaultProxy:
         self.connections = 0
         self.cuts = 0
         self._target_port = target_port
-        self._listener = _listen(0)
-        self.port: int = self._listener.getsockname()[1]
+        self.port = free_port()
+        self._listener = _listen(self.port)
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._ways: set[asyncio.Task[None]] = set()
+        self._made: WeakSet[asyncio.WriteTransport] = WeakSet()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
 
     def __enter__(self) -> Self:
@@ -107,6 +111,9 @@ class FaultProxy:
 
     async def _close_server(self) -> None:
         if self._server is not None:
+            # asyncio forgets a socket that was accepted just before its server is closed: let it be served first.
+            self._loop.remove_reader(self._listener)
+            await asyncio.sleep(0)
             self._server.close()
             self._server = None
 
@@ -115,15 +122,22 @@ class FaultProxy:
             writer.transport.abort()
 
     async def _end(self) -> None:
+        """Whoever was accepted a moment ago is on the way yet: nothing may be left in a loop that is closed."""
         await self._close_server()
-        await self._drop()
-        tasks = [task for task in self._tasks if not task.done()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for way in self._ways:
+                way.cancel()
+            self._abort_all()
+            await asyncio.wait(tasks, timeout=_POLL_S)
+        self._abort_all()
+
+    def _abort_all(self) -> None:
+        for transport in list(self._made):
+            transport.abort()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._made.add(writer.transport)
         if self.answer:
             await self._say(reader, writer)
             return
@@ -132,21 +146,23 @@ class FaultProxy:
         except OSError:
             writer.transport.abort()
             return
-        for end in (writer, far_writer):
-            end.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._made.add(far_writer.transport)
+        with suppress(OSError):  # dropped meanwhile
+            for end in (writer, far_writer):
+                end.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._open |= {writer, far_writer}
         ways = [
             asyncio.ensure_future(self._pump(reader, far_writer, self.up)),
             asyncio.ensure_future(self._pump(far_reader, writer, self.down)),
         ]
-        self._tasks.update(ways)
+        self._ways.update(ways)
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            self._tasks.difference_update(ways)
+            self._ways.difference_update(ways)
             for end in (writer, far_writer):
                 self._open.discard(end)
                 end.close()
@@ -162,7 +178,6 @@ class FaultProxy:
         """Until either end is gone, or the way is cut."""
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_QUEUE)
         forwarding = asyncio.ensure_future(self._forward(queue, writer, way))
-        self._tasks.add(forwarding)
         try:
             while not forwarding.done():
                 await _while_stalled(way)
@@ -175,7 +190,6 @@ class FaultProxy:
             return
         finally:
             forwarding.cancel()
-            self._tasks.discard(forwarding)
 
     async def _forward(self, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, way: Way) -> None:
         sent = 0

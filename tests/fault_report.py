@@ -26,6 +26,7 @@ class FaultReport:
         self.full = os.environ.get("EDGEINFER_FAULTS") == "full"
         self.seed = int(os.environ.get("EDGEINFER_FAULT_SEED") or int.from_bytes(os.urandom(4), "big"))
         self.rows: list[tuple[str, dict[str, Number]]] = []
+        self.untried: list[str] = []
 
     def size(self, *, ci: int, full: int) -> int:
         """How often to try, at the size of this run."""
@@ -36,16 +37,20 @@ class FaultReport:
         names are printed behind these."""
         self.rows.append((fault, counts))
 
+    def left_out(self, test: str, why: str) -> None:
+        """A test that this machine cannot make: a table without its line must not look whole."""
+        self.untried.append(f"{test}: {why.removeprefix('Skipped: ')}")
+
     def table(self) -> list[str]:
         """One line a fault, under a line of names."""
-        width = max(len(fault) for fault, _ in self.rows)
+        width = max((len(fault) for fault, _ in self.rows), default=0)
         lines = [" ".join([f"{'fault':<{width}}", *(f"{name:>9}" for name in _COLUMNS)])]
         for fault, counts in self.rows:
             known = [f"{counts.get(name, ''):>9}" for name in _COLUMNS]
             more = [f"{name}={value}" for name, value in counts.items() if name not in _COLUMNS]
             lines.append(" ".join([f"{fault:<{width}}", *known, *more]).rstrip())
         size = "full size" if self.full else "small size: `make fault` runs the full one"
-        return [*lines, f"seed {self.seed}, {size}"]
+        return [*lines, f"seed {self.seed}, {size}", *(f"NOT TRIED {untried}" for untried in self.untried)]
 
     def write(self, path: Path) -> None:
         document = {
@@ -54,6 +59,7 @@ class FaultReport:
             "commit": _commit(path.parent),
             "full": self.full,
             "seed": self.seed,
+            "untried": self.untried,
             "faults": [{"fault": fault, **counts} for fault, counts in self.rows],
         }
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,10 @@ class IngestBench:
             batch.add(topic("t", "dev-1", rest), payload)
             batch.write()
 
+    def batch(self) -> Batch:
+        """One that nobody has just sent."""
+        return Batch(self.repository, self.known, self._deployer, tenant="t", t_ns=0)
+
     def takes(self, *chunks: StoredChunk) -> Ack:
         """One transaction; returns what is acknowledged."""
         batch = Batch(self.repository, self.known, self._deployer, tenant="t", t_ns=1)

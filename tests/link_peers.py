@@ -22,8 +22,9 @@ _CONNECT, _PUBLISH, _SUBSCRIBE, _PINGREQ = 1, 3, 8, 12
 
 class ScriptedBroker:
     """An MQTT 5 broker in a thread per connection. It answers CONNECT with `connack`, a QoS 1 message with `puback` as
-    the reason, or with nothing where that is None, and a ping unless `deaf`. `connects` counts; `topics` and `sizes`
-    are of the messages that came; `last_words` are sent, once, after a message, and the connection is closed."""
+    the reason, or with nothing where that is None, and a ping unless `deaf`. `connects` and `pings` count; `topics`
+    and `sizes` are of the messages that came; `last_words` are sent, once, after a message, and the connection is
+    closed."""
 
     def __init__(
         self, *, connack: bytes = LET_IN, puback: int | None = 0, deaf: bool = False, last_words: bytes = b""
@@ -32,7 +33,7 @@ class ScriptedBroker:
         self.puback = puback
         self.deaf = deaf
         self.last_words = last_words
-        self.connects = 0
+        self.connects = self.pings = 0
         self.topics: list[str] = []
         self.sizes: list[int] = []
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -46,11 +47,12 @@ class ScriptedBroker:
 
     def __exit__(self, *exc: object) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()  # whom it let in last is among the peers
         self._server.close()
         for peer in self._peers:
             self._hang_up(peer)
         for thread in self._threads:
-            thread.join(5.0)
+            thread.join(60.0)
 
     def _start(self, target: Any, *arguments: Any) -> None:
         thread = threading.Thread(target=target, args=arguments, name="scripted-broker", daemon=True)
@@ -82,6 +84,7 @@ class ScriptedBroker:
             peer.sendall(b"\x90\x04" + body[:2] + b"\x00\x01")
         elif kind == _PINGREQ and not self.deaf:
             peer.sendall(b"\xd0\x00")
+            self.pings += 1
         elif kind == _PUBLISH:
             self._take(peer, body)
 
@@ -138,6 +141,7 @@ class PahoListener:
     def __exit__(self, *exc: object) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()  # paho leaves the pair that wakes its loop to the garbage collector
 
     def _on_message(self, _client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
         self.heard.append((message.topic, bytes(message.payload)))

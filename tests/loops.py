@@ -16,10 +16,11 @@ from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.chunk import TOMBSTONE
 from edgeinfer.runtime.codec import decode
 from edgeinfer.runtime.errors import BufferStorageError
-from edgeinfer.runtime.handoff import RuntimeDb, SyncDb, UpdateRow
+from edgeinfer.runtime.handoff import RuntimeDb, SyncDb, UpdateRow, is_made
 from edgeinfer.runtime.results import Result
 from edgeinfer.runtime.trust import SigningKey
 from packages import linear_model, make_package
+from waiting import ENDS_WITHIN_S
 
 __all__ = ["DEVICE", "Installation", "Service", "free_of_tracebacks"]
 
@@ -57,7 +58,7 @@ class Service:
             return 0
         process.send_signal(how)
         try:
-            return process.wait(20)
+            return process.wait(ENDS_WITHIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -148,7 +149,7 @@ class Installation:
 
     def update_row(self) -> UpdateRow:
         """The daemon's row; an idle one while the daemon has not made its database yet."""
-        if not (self.folder / "device" / "runtime.db").exists():
+        if not is_made(self.folder / "device" / "runtime.db"):
             return UpdateRow()
         with RuntimeDb(self.folder / "device" / "runtime.db", read_only=True) as db:
             return db.update()

@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 def edgeinfer(*arguments: str, status: int = 0) -> str:
     """What a command prints; it ends with `status`."""
     command = [sys.executable, "-m", "edgeinfer", *arguments]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=120, text=True)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=240, text=True)
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stderr
 

@@ -272,7 +272,7 @@ class ModbusDevice(_Appearing):
 
 _MODBUS: dict[str, Any] = {
     "interval_s": INTERVAL_S,
-    "timeout_s": 0.5,
+    "timeout_s": 10.0,  # its process may wait seconds for its turn on a busy machine
     "retries": 0,
     "registers": [
         {"name": "count", "address": 20},
@@ -343,14 +343,20 @@ class TopicDevice(_Appearing):
         client.loop_start()
         return client
 
+    @staticmethod
+    def leave(client: paho.Client) -> None:
+        """paho leaves the pair that wakes its loop to the garbage collector."""
+        client.disconnect()
+        client.loop_stop()
+        client._reset_sockets()
+
     def _publish(self) -> None:
         client = self.client()
         count = 0
         while not self._stop.wait(INTERVAL_S):
             count += 1
             client.publish("plant/press-4/vibration", json.dumps({"data": {"now": {"x": count, "y": -count}}}))
-        client.disconnect()
-        client.loop_stop()
+        self.leave(client)
 
 
 def _serve_modbus(kind: str, where: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import msgspec
 import pytest
 
+from brokers import free_port
 from edgeinfer.runtime.errors import MessageError
 from edgeinfer.sync.export.reading import check_file, found_files, frames_of
 from edgeinfer.sync.export.writing import ExportSink
@@ -67,7 +68,7 @@ class HttpPeer:
         self.take: Callable[[list[Frame]], list[Frame]] = lambda frames: frames
         self.requests: list[dict[str, str]] = []
         self._server: ThreadingHTTPServer | None = None
-        self._port = 0
+        self._port = free_port()
         self.live()
 
     @property
@@ -154,7 +155,7 @@ class KafkaPeer:
     def __init__(self) -> None:
         kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
         self._cluster: Producer = kafka.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "x", "log_level": 0})
-        brokers = self._cluster.list_topics(timeout=10).brokers.values()
+        brokers = self._cluster.list_topics(timeout=60).brokers.values()
         self.address = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
         self._stand_in = ""
 
@@ -177,11 +178,11 @@ class KafkaPeer:
         consumer = Consumer(settings)
         found: list[tuple[str, dict[str, bytes], bytes]] = []
         try:
-            topics = consumer.list_topics("results", timeout=10).topics["results"].partitions
+            topics = consumer.list_topics("results", timeout=60).topics["results"].partitions
             consumer.assign([TopicPartition("results", number, 0) for number in topics])
             ends = 0
             while ends < len(topics):
-                message = consumer.poll(10.0)
+                message = consumer.poll(60.0)
                 assert message is not None, "the mock cluster does not answer"
                 if message.error() is not None:
                     ends += 1
@@ -198,9 +199,7 @@ class KafkaPeer:
 
     def die(self) -> None:
         """For sinks that are made from here on: a cluster cannot be killed alone."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._stand_in = f"127.0.0.1:{probe.getsockname()[1]}"
+        self._stand_in = f"127.0.0.1:{free_port()}"
 
     def live(self) -> None:
         self._stand_in = ""
@@ -256,14 +255,16 @@ class BadServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
+        self._accepting = threading.Thread(target=self._accept, name="bad-server", daemon=True)
         self.connections = 0
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, name="bad-server", daemon=True).start()
+        self._accepting.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()  # what it took last is among the open ones
         self._listener.close()
         for connection in self._open:
             connection.close()

@@ -64,7 +64,7 @@ class SshServer:
 
     def __exit__(self, *exc: object) -> None:
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(60)
 
     def _is_up(self) -> bool:
         assert self._process.poll() is None, (self._folder / "sshd.log").read_text()

@@ -88,7 +88,7 @@ class TinyConsole:
     def die(self) -> None:
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(5.0)
+            self._thread.join(60.0)
         if self.link is not None:
             self.link.stop()
 

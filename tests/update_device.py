@@ -224,7 +224,7 @@ def main(folder: Path, kill_at: str) -> None:
 
     device.db.set_update = save_and_die  # type: ignore[method-assign]  # the moment after the row is durable
     device.db.commit = commit_and_die  # type: ignore[method-assign]  # likewise
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not device.updater.row.finished and time.monotonic() < deadline:
         device.updater.tick()
     sys.stdout.write(f"{device.updater.row.state} {device.active()} {device.running.digest}\n")

@@ -57,14 +57,20 @@ def configure(work: Path, data: Path, model: models.Model) -> Path:
 
 def cold_start_s(config: Path) -> float:
     """exec to the first result that would survive a power cut, as a reader of the buffer sees it."""
-    state = config.parent / "state"
-    for part in state.glob("*.db*"):
-        part.unlink()
+    state = forget_results(config)
     began = time.perf_counter()
     with daemons.running(config):
         while not has_result(state / "buffer.db"):
             time.sleep(0.002)
         return time.perf_counter() - began
+
+
+def forget_results(config: Path) -> Path:
+    """The folder of the daemon's state, in which results of an earlier run can be taken for new ones no more."""
+    state = config.parent / "state"
+    for part in state.glob("*.db*"):
+        part.unlink()
+    return state
 
 
 def has_result(path: Path) -> bool:
@@ -79,8 +85,9 @@ def has_result(path: Path) -> bool:
 
 def resident_mb(config: Path) -> float:
     """The resident set (MB, 10^6 bytes) of a daemon that has run for some seconds."""
+    state = forget_results(config)
     with daemons.running(config) as process:
-        daemons.wait_for(lambda: has_result(config.parent / "state" / "buffer.db"))
+        daemons.wait_for(lambda: has_result(state / "buffer.db"))
         time.sleep(SETTLE_S)
         return daemons.resident_bytes(process.pid) / 1e6
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import scipy.io.wavfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.runtime.errors import ConfigError, DependencyError, SourceError
@@ -86,7 +86,7 @@ class TestWindows:
         wanted = [padded[begin + lead_in : begin + lead_in + window] for begin in begins]
         assert np.array_equal(found, np.array(wanted, np.float32))
 
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(window=st.integers(1, 1100), hop=st.integers(1, 1100), lead_in=st.integers(0, 1000))
     def test_any_window_and_hop(self, ramp: Path, window: int, hop: int, lead_in: int) -> None:
         try:
@@ -269,7 +269,7 @@ class TestWrongFiles:
         with pytest.raises(SourceError, match="simple ratio"):
             open_source(AudioSource(path=str(path), window=2), threading.Event())
 
-    @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=300, deadline=None)
     @given(
         content=st.one_of(
             st.binary(max_size=200),
@@ -296,7 +296,7 @@ class TestWrongFiles:
         assert np.isfinite(found).all()
         assert np.abs(found).max(initial=0.0) <= 1.2, "resampling may overshoot a little"
 
-    @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=300, deadline=None)
     @given(st.lists(st.tuples(st.integers(0, 59), st.integers(0, 255)), min_size=1, max_size=5))
     def test_flipped_bytes_give_sound_or_are_refused(self, tmp_path: Path, flips: list[tuple[int, int]]) -> None:
         content = bytearray(wav_bytes(body=bytes(range(16))))
@@ -384,7 +384,7 @@ class TestAlsa:
             check=False,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         if done.returncode:
             raise SourceError(done.stderr)
@@ -507,7 +507,7 @@ class TestFaultsOfACard:
 
     def test_a_card_that_falls_silent(self, plug: Plug) -> None:
         source, _ = plug([levels(1, 2, 3)], config=AudioSource(device="card", window=4, timeout_s=0.05))
-        with pytest.raises(SourceError, match=r"'card' has given nothing for 0\.\d s"):
+        with pytest.raises(SourceError, match=r"'card' has given nothing for \d+\.\d s"):
             source.read()
         source.close()
 

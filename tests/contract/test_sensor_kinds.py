@@ -104,7 +104,7 @@ class TestIio:
             with opened(IioSource(device=3, root=str(device.root), channels=(channel,))) as source:
                 assert read(source, 1)[0].data.item() == value
 
-    def test_one_channel_that_cannot_be_read_is_missing(self, tmp_path: Path) -> None:
+    def test_one_channel_that_cannot_be_read_is_missing(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with FakeIio(tmp_path) as device, opened(device.config()) as source:
             read(source, 1)
             (device.device / "in_accel_x_raw").write_text("busy\n")
@@ -114,6 +114,7 @@ class TestIio:
                 if frame.data[0, 1] > 19:
                     break
             assert frame.data[0, 0] == np.float32(-500 * 0.009577), "the last value is held"
+        assert "count=1 reason=in_accel_x_raw: expected a number, found 'busy'" in caplog.text
 
 
 class TestI2c:
@@ -173,6 +174,7 @@ class TestModbus:
                     "kind": "modbus",
                     "host": "127.0.0.1",
                     "port": device.port,
+                    "timeout_s": 60.0,
                     "registers": [{"name": "a", **register}],
                 },
                 ModbusSource,
@@ -183,7 +185,7 @@ class TestModbus:
     def test_exceptions_of_one_register_and_of_all(self, caplog: pytest.LogCaptureFixture) -> None:
         good, bad = {"name": "good", "address": 1}, {"name": "bad", "address": 500}
         with ModbusDevice() as device:
-            made = {"kind": "modbus", "host": "127.0.0.1", "port": device.port, "interval_s": 0.01}
+            made = {"kind": "modbus", "host": "127.0.0.1", "port": device.port, "interval_s": 0.01, "timeout_s": 60.0}
             with opened(msgspec.convert({**made, "registers": [bad, good]}, ModbusSource)) as source:
                 assert [frame.data.tolist() for frame in read(source, 12)] == 12 * [[[0.0, 60_000.0]]]
             assert len([record for record in caplog.records if "bad" in record.message]) == 2, "the 1st and the 10th"
@@ -208,7 +210,7 @@ class TestTopic:
     ) -> None:
         with TopicDevice(tmp_path) as device:
             client = device.client()
-            client.publish("t/a", b"77", retain=True, qos=1).wait_for_publish(5)
+            client.publish("t/a", b"77", retain=True, qos=1).wait_for_publish(60)
             made = {"kind": "topic", "topic": "t/a", "port": device.broker.port, **settings}
             found: list[Frame] = []
             with opened(msgspec.convert(made, TopicSource)) as source:
@@ -216,10 +218,9 @@ class TestTopic:
                 reader.start()
                 wait_until(lambda: " t/a" in device.broker.log.read_text(), what="the subscription")
                 for payload in payloads:
-                    client.publish("t/a", payload, qos=1).wait_for_publish(5)
-                reader.join(10)
-            client.disconnect()
-            client.loop_stop()
+                    client.publish("t/a", payload, qos=1).wait_for_publish(60)
+                reader.join(60)
+            device.leave(client)
         assert [frame.data[0].tolist() for frame in found] == expected, "and not what was retained"
 
     def test_a_refused_client(self, tmp_path: Path) -> None:

@@ -53,6 +53,29 @@ class TestText:
         else:
             assert found[-1].t_ns == 1_581_168_649 * 10**9
 
+    @pytest.mark.parametrize("first", ["2024-01-01T00:00:00", "-3"])
+    def test_seconds_are_those_of_the_recording(self, tmp_path: Path, first: str) -> None:
+        """However fast it is read: what dwell and cooldown of a rule count by."""
+        path = tmp_path / "s.csv"
+        times = [
+            first,
+            *(first.replace("00:00:00", f"00:00:{2 * i:02}") if "T" in first else 2 * i - 3 for i in (1, 2)),
+        ]
+        path.write_text("t,x\n" + "".join(f"{time},1\n" for time in times))
+        timed, ordered = CsvSource(path=str(path), time_column="t"), CsvSource(path=str(path), columns=("x",))
+        assert [frame.clock_ns for frame in self.windows(timed)] == [0, 2 * 10**9, 4 * 10**9]
+        assert all(frame.clock_ns == frame.mono_ns for frame in self.windows(ordered)), "it says no times"
+
+    def test_a_recording_without_dates_is_dated_when_it_is_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "s.csv"
+        path.write_text("t,x\n" + "".join(f"{hour * 3600},{hour}\n" for hour in (0, 1, 2, 4, 5)))
+        config = CsvSource(path=str(path), time_column="t", rate_hz=1 / 3600, missing="interpolate")
+        began_ns = time.time_ns()
+        times = [frame.t_ns for frame in self.windows(config)]
+        assert len(times) == 6
+        assert times == sorted(times)
+        assert times[0] >= began_ns
+
     @pytest.mark.parametrize(("header", "part"), [("t,x", "expected ISO 8601 or a number"), ("u,x", "no column 't'")])
     def test_a_column_that_holds_no_times_is_refused_where_times_count(
         self, tmp_path: Path, header: str, part: str
@@ -89,6 +112,49 @@ class TestText:
             closer.join()
             source.close()
 
+    def test_a_quote_that_is_never_closed_costs_some_rows_and_not_all(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        rows = [str(number) for number in range(100)]
+        rows[10] = '"10'
+        (tmp_path / "s.csv").write_text("x\n" + "\n".join(rows) + "\n")
+        found = [frame.data.item() for frame in self.windows(CsvSource(path=str(tmp_path / "s.csv")))]
+        assert found == [*range(10), *range(31, 100)]
+        assert "a quote is not closed within 20 lines" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("columns", "channels", "expected"),
+        [
+            ((), ("b", "a"), [2, 1]),
+            ((), ("b", "other"), [1, 2, 3]),
+            (("a", "c"), ("c", "a"), [1, 3]),
+            ((), (), [1, 2, 3]),
+        ],
+        ids=["by name", "not all there", "named here", "none"],
+    )
+    def test_columns_that_nobody_names_are_those_of_the_package(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        columns: tuple[str, ...],
+        channels: tuple[str, ...],
+        expected: list[float],
+    ) -> None:
+        (tmp_path / "s.csv").write_text("a,b,c,at\n1,2,3,x\n")
+        (tmp_path / "s.jsonl").write_text('{"a": 1, "b": 2, "at": "x", "c": 3}\n')
+        for config, file in (
+            (CsvSource(path=str(tmp_path / "s.csv"), columns=columns), "s.csv"),
+            (StdinSource(columns=columns), "s.csv"),
+            (StdinSource(columns=columns, format="jsonl"), "s.jsonl"),
+        ):
+            with (tmp_path / file).open() as standard_input:
+                monkeypatch.setattr("sys.stdin", standard_input)
+                source = open_source(config, threading.Event(), channels)
+                frame = source.read()
+                assert frame is not None
+                assert frame.data[0].tolist() == expected
+                source.close()
+
     def test_json_with_times(self, monkeypatch: pytest.MonkeyPatch) -> None:
         reading, writing = os.pipe()
         with os.fdopen(reading) as file, os.fdopen(writing, "wb") as sender:
@@ -104,6 +170,8 @@ class TestText:
 @pytest.mark.parametrize(
     ("source", "part"),
     [
+        ('kind = "camera"\ndevice = "ftp://user:secret@camera/x"', "URL of a camera to begin with rtsp"),
+        ('kind = "camera"\ndevice = "://"', "URL of a camera to begin with rtsp"),
         ('kind = "host"\nwindows = "session"', "gap_s"),
         ('kind = "host"\ngap_s = 3', "belong together"),
         ('kind = "host"\nmin_rows = 3', "min_rows"),

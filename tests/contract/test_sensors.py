@@ -1,5 +1,6 @@
 """What every sensor promises, tried on each kind with its real protocol, alone and joined."""
 
+import gc
 import threading
 import time
 from pathlib import Path
@@ -43,6 +44,10 @@ def make_device(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Dev
             return ModbusLine(folder)
         case _:
             return TopicDevice(folder)
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture(params=KINDS)
@@ -93,13 +98,28 @@ class TestEveryKind:
             reader.start()
             threading.Event().wait(0.2)  # it reads
             stop.set()
-            reader.join(5.0)
+            reader.join(60)
             assert found == [None]
             source.close()
             source.close()
         wait_until(
             lambda: not any(t.name.startswith("sensor-") for t in threading.enumerate()), what="its thread's end"
         )
+
+    def test_what_is_closed_holds_no_file_open(self, device: Device) -> None:
+        with device:
+            with opened(device.config(window=1)) as source:
+                read(source, 3)
+            gc.collect()
+            before = _open_files()
+            gc.disable()  # nothing may wait for it
+            try:
+                for _ in range(3):
+                    with opened(device.config(window=1)) as source:
+                        read(source, 3)
+                wait_until(lambda: _open_files() <= before, what="the end of what was opened")
+            finally:
+                gc.enable()
 
     def test_a_declared_rate_and_sessions(self, device: Device) -> None:
         with device:
@@ -128,7 +148,7 @@ class TestEveryKind:
             assert isinstance(source, Series)
             wait_until(lambda: source._shaper._last is not None, what="a row")
             device.vanish()
-            reader.join(10.0)
+            reader.join(60)
             assert [type(one) for one in found] == [Frame, SourceError], found
 
 
@@ -162,7 +182,7 @@ class TestJoined:
             assert is_live(config)
 
             def wait_for(source: Source, serial_is_there: bool) -> None:
-                deadline = time.monotonic() + 15
+                deadline = time.monotonic() + 60
                 while time.monotonic() < deadline:
                     (frame,) = read(source, 1)
                     assert frame.data.shape == (2, 5)

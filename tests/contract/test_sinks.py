@@ -196,7 +196,7 @@ def test_a_delivery_can_be_ended_from_another_thread(towards: Bad) -> None:
         thread.start()
         wait_until(lambda: server.connections > 0, what="the connection")
         sink.abort()
-        thread.join(30.0)
+        thread.join(60)
         assert failed
         with pytest.raises(SinkError):
             sink.deliver(batch(1, 3))

@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.runtime.errors import SourceError
@@ -158,7 +158,6 @@ class TestRecorded:
         CameraSource(device="http://127.0.0.1:9/none", timeout_s=1),
         CameraSource(device="rtsp://127.0.0.1:9/none", timeout_s=1),
         CameraSource(device="rtsp://", timeout_s=1),
-        CameraSource(device="://", timeout_s=1),
         CameraSource(device="http://[::1/x", timeout_s=1),
         CameraSource(device="http://no.such.host.invalid/x", timeout_s=1),
         CameraSource(device="no-device"),
@@ -190,6 +189,14 @@ class TestImages:
         source = open_source(ImagesSource(path=str(folder)), threading.Event())
         (folder / "2.png").unlink()
         assert [frame.data.size > 0 for frame in frames(source)] == [True, True, False, True]
+
+    def test_frames_say_which_file_they_are_in_text_that_can_be_stored_and_shown(self, tmp_path: Path) -> None:
+        folder = make_pictures(tmp_path / "pictures")
+        for name, renamed in ((b"2.png", b"\xff\x1b[2J\n.png"), (b"3.png", b"\xc3\xa4.png")):
+            os.rename(os.fsencode(folder) + b"/" + name, os.fsencode(folder) + b"/" + renamed)  # noqa: PTH104  # a Path would be text
+        source = open_source(ImagesSource(path=str(folder)), threading.Event())
+        lost = "\N{REPLACEMENT CHARACTER}"
+        assert {frame.file for frame in frames(source)} == {"0.png", "1.png", f"{lost}{lost}[2J{lost}.png", "ä.png"}
 
     def test_a_folder_without_pictures_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(SourceError, match="expected pictures"):
@@ -374,7 +381,7 @@ class TestCsv:
         with pytest.raises(SourceError, match="Permission denied"):
             source.read()
 
-    @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=200, deadline=None)
     @given(st.binary(max_size=200), st.integers(1, 3))
     def test_any_bytes_give_finite_windows_or_are_refused(self, tmp_path: Path, content: bytes, window: int) -> None:
         (tmp_path / "s.csv").write_bytes(b"a,b\n" + content)
@@ -427,7 +434,7 @@ class TestStdin:
             assert source.read() is None
         os.close(writing)
 
-    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.binary(max_size=100), st.sampled_from(["csv", "jsonl"]))
     def test_any_bytes_give_windows_or_are_refused(
         self, stdin: Callable[[bytes], None], content: bytes, form: str

@@ -57,6 +57,7 @@ class Reader:
     def __init__(self, config: WatchedSource) -> None:
         self.stop = threading.Event()
         self.numbers: list[int] = []
+        self.files: list[str] = []
         self.error: SourceError | None = None
         self._source = open_source(config, self.stop)
         self._thread = threading.Thread(target=self._read)
@@ -65,6 +66,7 @@ class Reader:
     def _read(self) -> None:
         try:
             while (frame := self._source.read()) is not None:
+                self.files.append(frame.file)
                 self.numbers.append(number(frame))
                 assert frame.on_end is not None
                 frame.on_end(FrameState.INFERRED)
@@ -113,6 +115,7 @@ def test_pictures_that_appear_are_each_read_once(folder: Path, after: str) -> No
     put(folder, "0.png", 3)
     wait_until(lambda: len(reader.numbers) == 3)
     assert reader.end() == [1, 2, 3], "in the order in which they came"
+    assert reader.files == ["a.png", "b.PNG", "0.png"], "which a result is of"
     left = sorted(path.name for path in folder.rglob("*.[pP]*"))
     assert left == ([] if after == "delete" else ["0.png", "a.png", "b.PNG"])
     assert (folder / "done").exists() == (after == "move")
@@ -132,14 +135,15 @@ def test_new_content_under_an_old_name_is_a_new_picture(folder: Path) -> None:
 
 def test_a_file_is_not_read_while_it_grows(folder: Path) -> None:
     content = jpeg(np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8))
-    reader = Reader(watch(folder, quiet_s=0.3))
+    reader = Reader(watch(folder, quiet_s=5.0))
     pause = threading.Event()
     with (folder / "slow.jpg").open("wb") as file:
         for start in range(0, len(content), len(content) // 8):
             file.write(content[start : start + len(content) // 8])
             file.flush()
             pause.wait(0.05)
-    wait_until(lambda: len(reader.numbers) == 1)
+    wait_until(lambda: bool(reader.numbers))
+    assert len(reader.numbers) == 1
     assert reader.end() != [-1]
 
 

@@ -29,7 +29,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*BENCH, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run([*BENCH, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=240)
 
 
 def test_the_document(package: Path) -> None:
@@ -160,9 +160,9 @@ def with_model(source: Path, target: Path, model: Path) -> Path:
 
 def test_a_variant_that_crashes_in_its_model(endless: Path) -> None:
     process = start(endless, "--seconds", 0.1, "--json")
-    wait_until(lambda: is_busy(process.pid), timeout_s=60, what="the endless model")
+    wait_until(lambda: is_busy(process.pid), what="the endless model")
     os.kill(children(process.pid)[-1], signal.SIGSEGV)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     first, second = json.loads(output)["variants"]
     assert (first["error"], first["p50_us"] > 0) == ("", True)
@@ -171,10 +171,10 @@ def test_a_variant_that_crashes_in_its_model(endless: Path) -> None:
 
 def test_ctrl_c_while_a_model_hangs(endless: Path) -> None:
     process = start(endless, "--seconds", 0.1)
-    wait_until(lambda: is_busy(process.pid), timeout_s=60, what="the endless model")
+    wait_until(lambda: is_busy(process.pid), what="the endless model")
     stuck = children(process.pid)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     assert "interrupted before it was measured" in output
     assert "Traceback" not in errors
@@ -186,18 +186,18 @@ def test_children_die_with_a_parent_that_is_killed(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # what it could not tidy up
     process = start(endless, "--seconds", 0.1)
-    wait_until(lambda: is_busy(process.pid), timeout_s=60, what="the endless model")
+    wait_until(lambda: is_busy(process.pid), what="the endless model")
     stuck = children(process.pid)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     wait_until(lambda: all(has_ended(pid) for pid in stuck), what="the end of the children")
 
 
 def test_ctrl_c_prints_what_was_measured(package: Path) -> None:
     process = start(package, "--seconds", 600, "--json")
-    wait_until(lambda: is_busy(process.pid), timeout_s=60, what="some blocks")
+    wait_until(lambda: is_busy(process.pid), what="some blocks")
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     found = json.loads(output)
     assert found["interrupted"] is True

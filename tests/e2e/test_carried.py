@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agents import DEVICE, agent_process, append, fill, write_config
+from agents import DEVICE, PATIENT, agent_process, append, fill, write_config
 from brokers import Mosquitto, free_port
 from consoles import RunningConsole, console_toml
 from edgeinfer.runtime.buffer import Buffer
@@ -23,7 +23,7 @@ Run = tuple[int, dict[str, Any], str]
 def edgeinfer(*arguments: object) -> Run:
     """Status, the document that was printed, and what a person reads."""
     command = [sys.executable, "-m", "edgeinfer", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     return done.returncode, json.loads(done.stdout) if done.stdout.startswith("{") else {}, done.stdout + done.stderr
 
 
@@ -141,13 +141,14 @@ def test_a_running_agent_takes_the_receipt_and_goes_on_from_there(
     edgeinfer("export", stick, "--config", device_toml(tmp_path))
     status, _, text = edgeinfer("console", "import", stick, "--config", config)
     assert status == 0, text
-    with agent_process(write_config(tmp_path, broker)):
+    with agent_process(write_config(tmp_path, broker, ack_timeout_s=PATIENT.ack_timeout_s)):
         wait_until((tmp_path / "sync" / "sync.db").exists, what="the agent")
         device = device_toml(tmp_path, console_key(tmp_path))
         status, taken, text = edgeinfer("export", stick, "--config", device, "--receipt", "--json")
-        assert (status, taken["recorded"]) == (0, False), text
+        assert (status, taken.get("recorded")) == (0, False), text
         wait_until(lambda: acknowledged(tmp_path, buffer.epoch) == 3000, what="the agent to record it")
-        append(buffer, 3000, 200)
         with RunningConsole(config) as console:
+            wait_until(lambda: bool(console.get("/api/status")["broker"]["connected"]), what="the console's connection")
+            append(buffer, 3000, 200)
             wait_until(lambda: console.audit(DEVICE)["stored"] == 3200, what="the rest over the broker")
             assert console.audit(DEVICE)["duplicates"] == 0

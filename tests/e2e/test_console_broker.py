@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from brokers import find_mosquitto
+from brokers import find_mosquitto, free_port
 from consoles import RunningConsole, console_toml, made_results
 from edgeinfer.console.broker import EmbeddedBroker
 from edgeinfer.runtime.results import Result
@@ -17,7 +17,7 @@ from waiting import wait_until
 def test_results_go_through_it_and_it_comes_back_after_a_kill(tmp_path: Path, kind: str) -> None:
     if kind == "mosquitto":
         find_mosquitto()
-    with EmbeddedBroker(tmp_path / "broker", kind=kind) as broker:
+    with EmbeddedBroker(tmp_path / "broker", port=free_port(), kind=kind) as broker:
         config = console_toml(tmp_path, broker.port)
         text = config.read_text().replace("[web]", f"protocol = {broker.protocol}\nreconnect_max_s = 0.5\n[web]")
         config.write_text(text)
@@ -51,8 +51,8 @@ def _send(console: RunningConsole, link: MqttLink, results: list[Result], *, fir
 
     body = encode(results, COLUMNS)
     chunk = messages.ChunkMessage(COLUMNS, 1, first_seq, len(results), zlib.crc32(body), body)
-    wait_until(lambda: link.connected, timeout_s=20, what="the device to be connected")
-    wait_until(lambda: bool(console.get("/api/status")["broker"]["connected"]), timeout_s=20, what="the console, too")
+    wait_until(lambda: link.connected, what="the device to be connected")
+    wait_until(lambda: bool(console.get("/api/status")["broker"]["connected"]), what="the console, too")
     assert link.publish(messages.topic("default", "dev-1", "up/res/door"), messages.encode_chunk(chunk), qos=1)
     wanted = first_seq + len(results) - 1
     wait_until(lambda: console.audit("dev-1")["stored"] == wanted, what="the results to be stored")

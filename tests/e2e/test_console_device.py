@@ -39,7 +39,7 @@ def device(broker: Mosquitto, console: RunningConsole) -> Iterator[WireDevice]:
         wait_until(lambda: console.audit("dev-1")["epochs"] != [], what="the device to be known")
         yield started
         started.raw("up/state", b"", retain=True)  # what is retained would greet the next test's console
-        started.link.flush(5.0)
+        started.link.flush(60.0)
 
 
 def _audit(console: RunningConsole, query: str = "") -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_odd_questions_get_a_plain_answer(
     console: RunningConsole, device: WireDevice, *, path: str, status: int
 ) -> None:
     assert device.name == "dev-1"
-    assert httpx.get(console.url + path).status_code == status
+    assert httpx.get(console.url + path, timeout=60).status_code == status
     assert "Traceback" not in console.log.read_text()
 
 
@@ -116,6 +116,7 @@ def test_the_terminal_tells_the_same(
     assert json.loads(capsys.readouterr().out)["missing"] == 10
     assert main(["console", "audit", "dev-1", "--since", "soon", "--console", console.url]) == 2
     assert main(["console", "audit", "nobody", "--console", console.url]) == 1
+    assert "no device 'nobody'" in capsys.readouterr().err
 
 
 def test_two_devices_with_one_name_and_one_buffer_are_told_apart(
@@ -129,6 +130,7 @@ def test_two_devices_with_one_name_and_one_buffer_are_told_apart(
         clone.raw("up/res/door", first)  # what both had when the buffer was copied
         clone.next_seq, clone.link_before = 11, messages.decode_chunk(first).link
         clone.send_linked("door", made_results(10, first_frame=999))
+        assert clone.link.flush(60.0)
     wait_until(lambda: console.audit("dev-1")["conflicts"] == 1, what="the conflict")
     device.acked()
     assert [ack.conflict for ack in device.acks if ack.conflict] == [11]
@@ -136,7 +138,7 @@ def test_two_devices_with_one_name_and_one_buffer_are_told_apart(
     assert (audit["stored"], audit["duplicates"], audit["refused"], audit["complete"]) == (20, 10, 1, False)
     (conflict,) = console.get("/api/v1/devices/dev-1")["conflicts"]
     assert (conflict["epoch"], conflict["first"], conflict["last"], conflict["times"]) == (1, 11, 20, 1)
-    page = httpx.get(f"{console.url}/devices/dev-1").text
+    page = httpx.get(f"{console.url}/devices/dev-1", timeout=60).text
     assert "two devices send under this name" in page
     found = _audit(console)
     assert (found["verdict"], found["conflicts"], found["stored"], found["chain"]["unbroken"]) == ("bad", 1, 20, True)
@@ -158,12 +160,12 @@ def test_a_picture_arrives_is_shown_beside_its_event_and_can_be_had(
     assert device.stored_blobs == [messages.BlobStored(sha256, len(_JPEG), done=True)]
     (blob,) = console.get("/api/v1/devices/dev-1/blobs")["blobs"]
     assert (blob["name"], blob["bytes"], blob["kind"], blob["pipeline"]) == (name, len(_JPEG), "snapshot", "door")
-    answer = httpx.get(console.url + blob["path"])
+    answer = httpx.get(console.url + blob["path"], timeout=60)
     assert answer.content == _JPEG
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.headers["content-disposition"] == f'inline; filename="{name}"'
     assert "sandbox" in answer.headers["content-security-policy"]
-    page = httpx.get(f"{console.url}/devices/dev-1").text
+    page = httpx.get(f"{console.url}/devices/dev-1", timeout=60).text
     assert f'<img src="{blob["path"]}"' in page
     assert "<b>intruder</b>" in page
 
@@ -172,7 +174,7 @@ def test_a_picture_arrives_is_shown_beside_its_event_and_can_be_had(
 def test_what_is_no_picture_is_only_downloaded(console: RunningConsole, device: WireDevice, content: bytes) -> None:
     sha256 = device.send_blob(content, name='../../x".html\r\nset-cookie: a=b')
     wait_until(lambda: bool(device.received_blobs()), what="the answer")
-    answer = httpx.get(f"{console.url}/api/v1/devices/dev-1/blobs/{sha256}")
+    answer = httpx.get(f"{console.url}/api/v1/devices/dev-1/blobs/{sha256}", timeout=60)
     assert (answer.status_code, answer.content) == (200, content)
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["content-disposition"] == 'attachment; filename="x_.html_set-cookie_a_b"'
@@ -182,7 +184,7 @@ def test_what_is_no_picture_is_only_downloaded(console: RunningConsole, device: 
 def test_an_unknown_device_cannot_send_files(console: RunningConsole, device: WireDevice, broker: Mosquitto) -> None:
     with WireDevice("stranger", broker.port) as stranger:
         stranger.send_blob(_JPEG, name="1.jpg")
-        stranger.link.flush(5.0)
+        stranger.link.flush(60.0)
     device.send_blob(_JPEG, name="1.jpg")
     wait_until(lambda: bool(device.received_blobs()), what="the answer to the one that is known")
     assert [path.name for path in (console.config.parent / "data" / "blobs-in").iterdir()] == ["dev-1"]
@@ -208,7 +210,7 @@ def test_the_log_of_a_device_is_fetched(
     assert main(["console", "logs", "dev-1", "--lines", "2", "--console", console.url]) == 0
     thread.join(30)
     assert capsys.readouterr().out == "one\ntwo\ufffd[2J\n"
-    assert httpx.post(f"{console.url}/api/v1/devices/nobody/logs").status_code == 400
+    assert httpx.post(f"{console.url}/api/v1/devices/nobody/logs", timeout=60).status_code == 400
     device.say("up/state", messages.StateMessage(online=False, session="s"))
     wait_until(lambda: not console.get("/api/devices/dev-1")["online"], what="the device to be offline")
     assert main(["console", "logs", "dev-1", "--console", console.url]) == 1

@@ -64,7 +64,7 @@ def test_killed_on_both_sides_everything_is_stored_once(tmp_path: Path, buffer: 
             console.kill()
     append(buffer, 17_000, 500)
     with RunningConsole(toml) as console, agent_process(config):
-        wait_until(lambda: acknowledged(tmp_path, buffer.epoch) == 17_500, timeout_s=60, what="everything")
+        wait_until(lambda: acknowledged(tmp_path, buffer.epoch) == 17_500, what="everything")
         audit = console.audit(DEVICE)
         assert (audit["stored"], audit["gaps"], audit["missing"], audit["complete"]) == (17_500, 0, 0, True)
         (device,) = console.get("/api/devices")["devices"]
@@ -82,5 +82,5 @@ def test_a_device_with_a_token_of_its_own(tmp_path: Path, buffer: Buffer) -> Non
         wait_until(lambda: "SinkRefusedError" in log.read_text(), what="the refusal to be said")
         assert console.get("/api/devices")["devices"] == []
         secret.write_text(TOKEN)  # given while both run
-        wait_until(lambda: acknowledged(tmp_path, buffer.epoch) == 2000, timeout_s=60, what="everything")
+        wait_until(lambda: acknowledged(tmp_path, buffer.epoch) == 2000, what="everything")
         assert TOKEN not in log.read_text()

@@ -63,6 +63,7 @@ def nothing_left(loop: Installation) -> bool:
     return not left
 
 
+@pytest.mark.timeout(1200)
 def test_quantize_measures_on_a_device_while_it_goes_on(loop: Installation, tmp_path: Path) -> None:
     before = loop.durable()
     done = subprocess.run(
@@ -105,7 +106,7 @@ def test_what_is_not_signed_by_a_release_key_is_refused_by_the_console(loop: Ins
     loop.make_package("3.0.0", seed=3, signed=False)
     with pytest.raises(SignatureError, match="expected a signature"):
         fleet.bench(DEVICE, loop.package("3.0.0"), seconds=0.1, threads=1, timeout_s=30)
-    assert nothing_left(loop)
+    wait_until(lambda: nothing_left(loop), what="the packages to be gone")
 
 
 def test_who_cannot_be_asked(loop: Installation) -> None:
@@ -116,9 +117,9 @@ def test_who_cannot_be_asked(loop: Installation) -> None:
         DeviceTarget("device:", fleet, key=loop.release_key)
     with pytest.raises(UsageError, match="no device"):
         fleet.bench("nobody", loop.package("1.0.0"), seconds=0.1, threads=1, timeout_s=30)
-    answer = httpx.get(f"{loop.console.url}/api/v1/commands/none")
+    answer = httpx.get(f"{loop.console.url}/api/v1/commands/none", timeout=60)
     assert answer.status_code == 404
-    assert nothing_left(loop)
+    wait_until(lambda: nothing_left(loop), what="the packages to be gone")
 
 
 def test_a_device_without_its_daemon_says_so_in_time(loop: Installation) -> None:

@@ -4,12 +4,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from brokers import free_port
 
 _FILE = re.compile(r"^`(?P<name>[\w.]+)`:\n\n```toml\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
 _SHELL = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -23,13 +24,8 @@ def checkout(tmp_path: Path, repository: Path) -> Path:
     return tmp_path
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_readme_runs(checkout: Path, repository: Path) -> None:
     if shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         if os.environ.get("CI") == "true":
@@ -70,8 +66,8 @@ def run(script: str, folder: Path, page: str) -> subprocess.CompletedProcess[str
             start_new_session=True,
         )
         try:
-            status = shell.wait(timeout=240)
+            status = shell.wait(timeout=900)
         finally:
             os.killpg(shell.pid, signal.SIGTERM)
-            shell.wait(timeout=20)
+            shell.wait(timeout=60)
     return subprocess.CompletedProcess(script, status, out.read_text(), err.read_text())

@@ -25,7 +25,7 @@ class Visit:
             viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light", offline=True
         )
         self.page: Page = self._context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))

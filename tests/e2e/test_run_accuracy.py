@@ -247,6 +247,7 @@ def test_coco(tmp_path: Path, data_dir: Path, model: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_person_in_the_video_is_found(tmp_path: Path, data_dir: Path) -> None:
     """Against counts measured apart, every tenth frame, at a score of 0.5."""
     measured = json.loads((data_dir / "video" / "person_ssd_measured.json").read_text())["rows"]

@@ -74,7 +74,7 @@ def test_a_dark_camera_is_told_from_one_by_day_and_examples_can_be_explained(fol
     command = [sys.executable, "-m", "edgeinfer", "explain", str(pictures[0]), "--config", str(config), "--json"]
     output = folder / "map.png"
     explained = subprocess.run(
-        [*command, "--pipeline", "day", "-o", str(output)], capture_output=True, check=False, timeout=120
+        [*command, "--pipeline", "day", "-o", str(output)], capture_output=True, check=False, timeout=240
     )
     assert explained.returncode == 0, explained.stderr
     document = json.loads(explained.stdout)

@@ -13,9 +13,9 @@ import pytest
 
 from daemon_process import configuration, results_of, run_until_end
 from edgeinfer.runtime.buffer_reader import BufferReader
-from edgeinfer.runtime.manifest import DetectPost, ImagePre
+from edgeinfer.runtime.manifest import DetectPost, ImagePre, RawPost, WindowPre
 from edgeinfer.runtime.results import Kind, Result
-from packages import linear_model, make_package, picture_model
+from packages import identity_model, linear_model, make_package, picture_model
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +63,7 @@ SIX = 6
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.data
 def test_people_in_the_real_video_are_few_events_with_pictures(tmp_path: Path, data_dir: Path) -> None:
     """Six people walk through from left to right, one after the other, on more than a thousand frames."""
@@ -186,7 +187,7 @@ def test_a_folder_that_cannot_be_written_costs_no_event(tmp_path: Path) -> None:
         ('[[pipeline.rule]]\nname = "r"\nline = [[0, 0], [1, 1]]', "line needs [pipeline.tracker]"),
         (
             '[pipeline.tracker]\n[[pipeline.rule]]\nname = "r"\nlabels = ["cat"]',
-            "tracker: expected a model that detects",
+            "pipeline 'p': tracker: expected a model that detects",
         ),
         ('[[pipeline.rule]]\nname = "r"\nabove = 1\nbelow = 2', "above and below: choose one"),
     ],
@@ -198,3 +199,28 @@ def test_rules_that_cannot_be_are_refused_at_the_start(tmp_path: Path, rules: st
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_replayed_recording_counts_its_own_seconds(tmp_path: Path) -> None:
+    """A minute of rows, one a second, read in no time: a dwell of five of its seconds, and how long it was held."""
+    make_package(
+        tmp_path / "p.edgepkg", identity_model(tmp_path / "m.onnx", features=1), name="m",
+        pre=WindowPre(1, ("level",)), post=RawPost(),
+    )  # fmt: skip
+    rows = [f"2024-01-01T00:00:{second:02},{int(10 <= second < 40)}\n" for second in range(60)]
+    (tmp_path / "s.csv").write_text("t,level\n" + "".join(rows))
+    source = f'kind = "csv"\npath = "{tmp_path}/s.csv"\ntime_column = "t"\ncolumns = ["level"]'
+    rule = '[[pipeline.rule]]\nname = "high"\nabove = 0.5\ndwell_s = 5\nend = true'
+    assert counts(run(tmp_path, source, rule))["events"] == 2
+    begin, end = events_of(tmp_path, "high")
+    assert (begin.frame, end.frame) == (15, 40)
+    assert end.extra is not None
+    assert end.extra["held_s"] == 25.0
+
+
+def test_a_tracker_that_no_rule_asks_is_told_of(tmp_path: Path) -> None:
+    make_package(tmp_path / "p.edgepkg", linear_model(tmp_path / "m.onnx"), name="m")
+    np.savez(tmp_path / "x.npz", x=np.zeros((3, 8), np.float32))
+    done = run(tmp_path, f'kind = "tensors"\npath = "{tmp_path}/x.npz"', "[pipeline.tracker]")
+    assert counts(done)["inferred"] == 3
+    assert "event=tracker_unused pipeline=p" in done.stderr

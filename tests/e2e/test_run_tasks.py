@@ -11,12 +11,12 @@ import pytest
 
 from detector_outputs import FORMATS, Object, constant_model, encode
 from edgeinfer.runtime.frame import Frame
-from edgeinfer.runtime.manifest import ImagePre, SegmentPost, SsdAnchors
+from edgeinfer.runtime.manifest import ImagePre, RawPost, SegmentPost, SsdAnchors, WindowPre
 from edgeinfer.runtime.model import LoadedModel
 from edgeinfer.runtime.postprocess.segment import Segment
 from edgeinfer.runtime.results import Item, Kind
 from edgeinfer.runtime.store import Store
-from packages import make_package
+from packages import identity_model, make_package
 from packed_runs import PackedRun, edgeinfer, linear_window_model
 from ssd_models import without_postprocess
 
@@ -209,6 +209,15 @@ def test_regression(run: PackedRun, data_dir: Path, model: str, worst: float) ->
     assert max(errors) == pytest.approx(worst, abs=0.001)
     assert f" regression frame=0 latency_us={found[0].latency_us} 0:{found[0].items[0].score:.5g}%" in run.shown()[0]
     assert {document["unit"] for document in run.documents() if document["result"]["kind"] == "regression"} == {"%"}
+
+
+def test_columns_are_the_channels_that_the_package_names(run: PackedRun) -> None:
+    package = run.folder / "p.edgepkg"
+    model = identity_model(run.folder / "m.onnx", features=2)
+    make_package(package, model, name="m", pre=WindowPre(1, channels=("b", "a")), post=RawPost())
+    (run.folder / "s.csv").write_text("a,b,other\n1,2,9\n3,4,9\n")
+    found = run.results(package, f'kind = "csv"\npath = "{run.folder}/s.csv"')
+    assert [[item.score for item in result.items] for result in found] == [[2, 1], [4, 3]]
 
 
 @pytest.mark.data

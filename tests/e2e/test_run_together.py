@@ -18,7 +18,7 @@ def test_one_process_infers_and_delivers(tmp_path: Path) -> None:
         *("run", "--config", str(tmp_path / "edgeinfer.toml"), "--with-sync", str(tmp_path / "sync.toml")),
     )
     with loop:
-        wait_until(lambda: loop.acknowledged() > 50, timeout_s=60, what="acknowledged results")
+        wait_until(lambda: loop.acknowledged() > 50, what="acknowledged results")
         assert loop.daemon.terminate() == 0
         assert loop.console.audit("dev-1")["stored"] >= loop.acknowledged()
         assert free_of_tracebacks(tmp_path)

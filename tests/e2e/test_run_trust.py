@@ -27,7 +27,7 @@ def run(folder: Path, *, trust: str = "", pipeline: str = "", signer: SigningKey
         [sys.executable, "-m", "edgeinfer", "run", "--config", str(folder / "edgeinfer.toml"), "--until-end"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert "Traceback" not in done.stderr
@@ -80,7 +80,7 @@ def test_a_run_in_which_every_frame_fails_has_failed(tmp_path: Path) -> None:
         [sys.executable, "-m", "edgeinfer", "run", "--config", str(tmp_path / "edgeinfer.toml"), "--until-end"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 1

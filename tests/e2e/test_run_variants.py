@@ -42,7 +42,7 @@ class Device:
 
     def models(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "edgeinfer", "models", *arguments, "--config", str(self.config())]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -84,7 +84,7 @@ def test_a_daemon_measures_beside_its_pipelines_and_changes_over(tmp_path: Path)
     config = device.config(rows_apart_s=0.05)
     with Daemon(tmp_path, config) as daemon:
         daemon.wait_for("event=started")
-        daemon.wait_for("event=variant_chosen", timeout_s=60)
+        daemon.wait_for("event=variant_chosen")
         wait_until(lambda: daemon.pipeline("door").get("variant") == "quick", what="the change")
         wait_until(lambda: daemon.pipeline("door").get("results", 0) > 0, what="a result")
         assert daemon.pipeline("door")["frames"].get("failed", 0) == 0

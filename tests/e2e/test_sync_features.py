@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agents import DEVICE, append, fill, running, sync_config
+from agents import DEVICE, fill, running, sync_config
 from brokers import Mosquitto
 from edgeinfer.runtime.handoff import RuntimeDb, SyncDb
 from edgeinfer.runtime.results import Item, Kind, Result
@@ -36,6 +36,9 @@ from edgeinfer.sync.mqtt import BrokerConfig, MqttLink
 from edgeinfer.sync.settings import CommandTrust, SyncConfig
 from tiny_console import TinyConsole
 from waiting import wait_until
+
+# No answer to a part takes so long that it is sent again for want of it.
+PATIENCE_S = 300.0
 
 
 @pytest.fixture
@@ -69,18 +72,15 @@ def test_a_network_that_may_carry_nothing_carries_only_the_news_that_the_device_
 
 
 def test_a_restart_does_not_refill_the_day(tmp_path: Path, broker: Mosquitto, console: TinyConsole) -> None:
-    buffer = fill(tmp_path, 0)
-    for first in range(0, 4000, 20):  # many chunks
-        append(buffer, first, 20)
-    buffer.close()
+    fill(tmp_path, 4000, chunk_results=20).close()  # many chunks
     limited = NetworkConfig(
         kind="any", bytes_per_day=60_000, events_reserve=0, results_reserve=0, report_interval_s=600
     )
     config = sync_config(tmp_path, broker, network=(limited,))
-    first_run = Agent(config).drain_once(30.0)
+    first_run = Agent(config).drain_once(60.0)
     assert 0 < first_run.acknowledged < 4000
     assert first_run.bytes < 60_000
-    again = Agent(config).drain_once(30.0)
+    again = Agent(config).drain_once(60.0)
     assert again.acknowledged == 0
     with SyncDb(tmp_path / "sync" / "sync.db") as db:
         ledger = msgspec.msgpack.decode(db.note("ledger"))
@@ -139,7 +139,7 @@ def snapshot(folder: Path, number: int, size: int, *, age_s: int = 0) -> Path:
 
 
 def with_files(folder: Path, broker: Mosquitto, **changes: object) -> SyncConfig:
-    blobs = BlobsConfig(snapshots=True, examples=True, part_bytes=4096, timeout_s=1.0, timeout_max_s=2.0)
+    blobs = BlobsConfig(snapshots=True, examples=True, part_bytes=4096, timeout_s=PATIENCE_S, timeout_max_s=PATIENCE_S)
     return sync_config(folder, broker, blobs=msgspec.structs.replace(blobs, **changes))
 
 
@@ -198,7 +198,7 @@ def test_a_file_that_vanishes_is_given_up_and_the_next_goes(
 def test_a_console_that_takes_no_files_holds_nothing_up(tmp_path: Path, broker: Mosquitto) -> None:
     fill(tmp_path, 100).close()
     snapshot(tmp_path, 1, 5000)
-    report = Agent(with_files(tmp_path, broker)).drain_once(20.0)
+    report = Agent(with_files(tmp_path, broker, timeout_s=1.0, timeout_max_s=2.0)).drain_once(60.0)
     assert report.acknowledged == 100
 
 

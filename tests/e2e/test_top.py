@@ -40,7 +40,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 def top(daemon: Daemon, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "edgeinfer", "top", "--state-dir", str(daemon.folder / "state"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
 
 
 class Terminal:
@@ -58,7 +58,7 @@ class Terminal:
         self.type(f"PS1='ready> '; clear; {command}; echo left with $?", "Enter")
 
     def _do(self, *arguments: str) -> str:
-        done = subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, check=True, timeout=20)
+        done = subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, check=True, timeout=60)
         return done.stdout
 
     def type(self, *keys: str) -> None:
@@ -67,9 +67,17 @@ class Terminal:
     def text(self, *, colours: bool = False) -> str:
         return self._do("capture-pane", "-p", *(["-e"] if colours else []))
 
-    def wait_for(self, text: str) -> str:
-        wait_until(lambda: text in self.text(), timeout_s=20, what=f"{text!r} on the screen")
-        return self.text()
+    def wait_for(self, *texts: str, colours: bool = False) -> str:
+        """The screen once all of these stand on it: it is looked at while it is drawn, too."""
+        shown = ""
+
+        def is_shown() -> bool:
+            nonlocal shown
+            shown = self.text(colours=colours)
+            return all(text in shown for text in texts)
+
+        wait_until(is_shown, what=f"{texts} on the screen")
+        return shown
 
     def close(self) -> None:
         self._do("kill-server")
@@ -84,9 +92,8 @@ def terminal(tmp_path: Path, daemon: Daemon) -> Iterator[Terminal]:
 
 
 def test_it_is_drawn_anew_and_left_with_q(terminal: Terminal, daemon: Daemon) -> None:
-    shown = terminal.wait_for("PIPELINE")
-    assert "edgeinfer  dev-1" in shown
-    assert "\x1b[32m" in terminal.text(colours=True), "what runs is green"
+    shown = terminal.wait_for("edgeinfer  dev-1", "PIPELINE", "\npress ", "newest: ")
+    terminal.wait_for("\x1b[32m", colours=True)  # what runs is green
     press = next(line for line in shown.splitlines() if line.startswith("press"))
     assert "running" in press
     assert all(len(line) <= 80 for line in shown.splitlines())
@@ -98,7 +105,7 @@ def test_it_is_drawn_anew_and_left_with_q(terminal: Terminal, daemon: Daemon) ->
 
     daemon.send(signal.SIGKILL)
     daemon.process.wait()
-    terminal.wait_for("ago: ")
+    terminal.wait_for("as of ")
     terminal.type("q")
     after = terminal.wait_for("left with 0")
     assert "PIPELINE" not in after, "what was on the screen before is there again"
@@ -132,7 +139,7 @@ def test_without_a_terminal_it_prints_once(daemon: Daemon) -> None:
 
 def test_without_any_word_of_a_daemon_it_says_so(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgeinfer", "top", "--state-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 1
     assert "no daemon can be asked" in done.stderr
 

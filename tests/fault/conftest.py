@@ -23,7 +23,10 @@ def disk_log_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _REPORT.rows:
+    for report in terminalreporter.getreports("skipped"):
+        if "fault/" in report.nodeid and isinstance(report.longrepr, tuple):
+            _REPORT.left_out(report.nodeid.rpartition("/")[2], str(report.longrepr[2]))
+    if _REPORT.rows or _REPORT.untried:
         terminalreporter.section("faults")
         for line in _REPORT.table():
             terminalreporter.write_line(line)

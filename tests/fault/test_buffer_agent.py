@@ -3,7 +3,6 @@
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +85,7 @@ def test_rows_of_a_wrong_type_count_as_nothing(tmp_path: Path, value: str, caplo
     db.commit()
     for number in range(10):
         buffer.append("p", Result(Kind.ANOMALY, number))
-        assert buffer.flush(5)
+        assert buffer.flush(60.0)
     assert buffer.alive
     assert buffer.close()
     db.close()
@@ -107,14 +106,13 @@ def test_a_read_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.M
     release = threading.Event()
 
     def hang(_path: Path, **_: object) -> SyncDb:
-        release.wait(30)
+        release.wait()
         raise BufferStorageError("at last")
 
     monkeypatch.setattr("edgeinfer.runtime.agent_view.SyncDb", hang)
     path = tmp_path / "sync.db"
     path.write_bytes(b"")
     with reading(path) as reader:
-        began = time.monotonic()
         buffer = Buffer(
             BufferConfig(path=str(tmp_path / "buffer.db"), flush_interval_s=0.02),
             acknowledged=reader.acknowledged,
@@ -122,7 +120,6 @@ def test_a_read_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.M
         )
         for number in range(10):
             buffer.append("p", Result(Kind.ANOMALY, number))
-            assert buffer.flush(5)
+            assert buffer.flush(60.0)
         assert buffer.close()
-        assert time.monotonic() - began < 25
         release.set()

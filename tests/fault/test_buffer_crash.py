@@ -38,6 +38,7 @@ while True:
 """
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("max_bytes", [64 << 20, 1 << 20], ids=["room", "full"])
 def test_kill_9_loses_nothing_that_was_durable(tmp_path: Path, max_bytes: int) -> None:
     path = tmp_path / "buffer.db"
@@ -128,7 +129,7 @@ def test_a_full_disk_is_waited_out_and_nothing_is_lost(small_disk: Path) -> None
     with BufferReader(small_disk / "buffer.db") as reader:
         assert reader.durable_seq() == durable
     ballast.unlink()
-    wait_until(lambda: not buffer.pending, timeout_s=20, what="the buffer to recover")
+    wait_until(lambda: not buffer.pending, what="the buffer to recover")
     assert buffer.error == ""
     assert buffer.durable_seq == number
     assert buffer.close()
@@ -148,6 +149,7 @@ def test_a_disk_that_stays_full_lets_the_daemon_end(small_disk: Path) -> None:
         buffer.flush(0.2)
     assert not buffer.close(timeout_s=0.5), "it says that not everything is durable"
     assert 0 < buffer.pending <= number
+    buffer._thread.join(60.0)
     assert not buffer._thread.is_alive()
 
 
@@ -163,7 +165,7 @@ def test_a_read_only_disk_is_refused_and_one_that_becomes_so_is_waited_out(small
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     buffer = Buffer(config, acknowledged=lambda _: 0)
     buffer.append("p", noise(0))
-    assert buffer.flush(5)
+    assert buffer.flush(60.0)
     assert buffer.close()
 
 

@@ -231,7 +231,7 @@ def test_without_a_state_the_rest_is_numbered_anew(image: Path, tmp_path: Path) 
     assert buffer.epoch != epoch
     assert epoch in asked
     buffer.append("p", Result(Kind.ANOMALY, 1, 1))
-    assert buffer.flush(10)
+    assert buffer.flush(60.0)
     wait_until(lambda: not buffer._store.is_salvaging)
     assert buffer.close()
     chunks = read(path)

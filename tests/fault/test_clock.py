@@ -48,7 +48,7 @@ def test_a_clock_that_jumps_ten_years_moves_no_window(tmp_path: Path, library: P
             clock.move(offset_s)
             before = _durable(tmp_path)
             wait_until(lambda before=before: _durable(tmp_path) > before + 40)  # type: ignore[misc]  # bound in the loop on purpose
-        assert daemon.end() < 5
+        daemon.end()
         assert daemon.process.returncode == 0
         assert not [line for line in daemon.log if "crashed" in line or "Traceback" in line]
 

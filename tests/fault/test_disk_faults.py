@@ -53,7 +53,7 @@ def daemon_in(folder: Path) -> Iterator[Daemon]:
         extra="[buffer]\nflush_interval_s = 0.05",
     )
     with Daemon(folder, config) as daemon:
-        wait_until(lambda: daemon.durable_seq() > 0, timeout_s=60, what="the first durable results")
+        wait_until(lambda: daemon.durable_seq() > 0, what="the first durable results")
         yield daemon
 
 
@@ -94,14 +94,14 @@ def trouble(daemon: Daemon) -> str:
 
 def said_so(daemon: Daemon, *, times: int) -> None:
     """The log and the daemon's answer name the trouble, and the daemon lives."""
-    daemon.wait_for("event=buffer_write_failed", times=times, timeout_s=60)
-    wait_until(lambda: "cannot be written" in trouble(daemon), timeout_s=60, what="the daemon to name its trouble")
+    daemon.wait_for("event=buffer_write_failed", times=times)
+    wait_until(lambda: "cannot be written" in trouble(daemon), what="the daemon to name its trouble")
     assert daemon.process.poll() is None
 
 
 def recovered(daemon: Daemon, *, times: int) -> None:
-    daemon.wait_for("event=buffer_write_recovered", times=times, timeout_s=60)
-    wait_until(lambda: not trouble(daemon), timeout_s=60, what="the daemon to be well again")
+    daemon.wait_for("event=buffer_write_recovered", times=times)
+    wait_until(lambda: not trouble(daemon), what="the daemon to be well again")
 
 
 def counts(folder: Path) -> dict[str, int]:
@@ -168,10 +168,10 @@ def test_a_start_on_a_disk_that_refuses_is_refused_with_its_reason(folder: Path)
             refused.process.wait(60)
             refused._threads[1].join()
             assert refused.process.returncode == 1
-            assert "cannot be opened" in refused.log[-1]
+            assert any("cannot be opened" in line for line in refused.log), refused.log
         subprocess.run(["mount", "-o", "remount,rw", str(folder / "state")], check=True)
         with daemon_in(folder) as daemon:
-            wait_until(lambda: daemon.durable_seq() > before + 20, timeout_s=60)
+            wait_until(lambda: daemon.durable_seq() > before + 20)
             ended(daemon)
 
 

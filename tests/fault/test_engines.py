@@ -28,8 +28,10 @@ from packages import linear_model
 from waiting import wait_until
 
 _FOR_EVER = np.array([np.inf], dtype=np.float32)
-_SECONDS = np.array([1e7], dtype=np.float32)
+_SECONDS = np.array([1.6e7], dtype=np.float32)  # the most that steps of one can count
 _AT_ONCE = np.array([7.0], dtype=np.float32)
+# A call that takes no time does not take so long on a machine that has other things to do.
+_TIMEOUT_S = 3.0
 
 
 class TendedPool:
@@ -60,7 +62,7 @@ class TendedPool:
         return [incident.what for incident in self.incidents]
 
     def wait_for(self, *what: str) -> None:
-        wait_until(lambda: self.what() == list(what), timeout_s=30, what=f"{what}, found {self.what()}")
+        wait_until(lambda: self.what() == list(what), what=f"{what}, found {self.what()}")
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +97,7 @@ class Call:
         except ModelError as error:
             self.outcome = error
 
-    def wait(self, timeout_s: float = 60) -> object:
+    def wait(self, timeout_s: float = 120) -> object:
         self.thread.join(timeout_s)
         assert not self.thread.is_alive()
         return self.outcome
@@ -103,9 +105,9 @@ class Call:
 
 class TestHanging:
     def test_a_loop_is_ended_and_the_engine_goes_on(self, tmp_path: Path, tended: TendedPool) -> None:
-        engine = tended.share("onnx", awkward_model(tmp_path / "m.onnx"), timeout_s=0.3)
+        engine = tended.share("onnx", awkward_model(tmp_path / "m.onnx"), timeout_s=_TIMEOUT_S)
         for _ in range(2):
-            with pytest.raises(ModelError, match=r"took longer than 0\.3 s"):
+            with pytest.raises(ModelError, match=r"took longer than 3 s"):
                 engine.run(awkward(hang=True))
             assert engine.run(awkward(3))[0] == 6
         tended.wait_for("terminated", "terminated")
@@ -113,7 +115,7 @@ class TestHanging:
         assert engine.restarts == 0
 
     def test_who_waits_for_a_stuck_engine_goes_on(self, tmp_path: Path, tended: TendedPool) -> None:
-        engine = tended.share("onnx", awkward_model(tmp_path / "m.onnx"), timeout_s=0.3)
+        engine = tended.share("onnx", awkward_model(tmp_path / "m.onnx"), timeout_s=_TIMEOUT_S)
         stuck = Call(lambda: engine.run(awkward(hang=True)))
         wait_until(lambda: engine.busy_since_s > 0)
         others = [Call(lambda number=number: engine.run(awkward(number))[0].item()) for number in range(5)]  # type: ignore[misc]  # bound in the loop
@@ -121,8 +123,8 @@ class TestHanging:
         assert isinstance(stuck.wait(), ModelError)
 
     def test_an_isolated_one_is_killed_and_started_again(self, tmp_path: Path, tended: TendedPool) -> None:
-        engine = tended.share("onnx", awkward_model(tmp_path / "m.onnx"), timeout_s=0.3, isolate=True)
-        with pytest.raises(ModelError, match=r"took longer than 0\.3 s"):
+        engine = tended.share("onnx", awkward_model(tmp_path / "m.onnx"), timeout_s=_TIMEOUT_S, isolate=True)
+        with pytest.raises(ModelError, match=r"took longer than 3 s"):
             engine.run(awkward(hang=True))
         assert engine.run(awkward(3))[0] == 6
         tended.wait_for("terminated", "restarted")
@@ -131,7 +133,7 @@ class TestHanging:
 
     def test_one_that_cannot_be_ended_is_given_up_and_replaced(self, tmp_path: Path, tended: TendedPool) -> None:
         """LiteRT, in this process: the thread is lost, the model is not."""
-        engine = tended.share("litert", countdown_model(tmp_path / "m.tflite"), timeout_s=0.3)
+        engine = tended.share("litert", countdown_model(tmp_path / "m.tflite"), timeout_s=1.0)
         stuck = Call(lambda: engine.run([_SECONDS]))
         wait_until(lambda: engine.busy_since_s > 0)
         waiting = Call(lambda: float(engine.run([_AT_ONCE])[0][0]))
@@ -142,7 +144,7 @@ class TestHanging:
         assert engine.isolated
         assert engine.quarantined
         # The call comes back one day, and breaks nothing.
-        assert "given up" in str(stuck.wait(120))
+        assert "given up" in str(stuck.wait(280))
         assert engine.run([_AT_ONCE])[0] == 7
         with pytest.raises(ModelError, match="took longer"):
             engine.run([_FOR_EVER])
@@ -151,11 +153,11 @@ class TestHanging:
 
     def test_once_hung_it_is_isolated_for_who_comes_later(self, tmp_path: Path, tended: TendedPool) -> None:
         path = countdown_model(tmp_path / "m.tflite")
-        engine = tended.share("litert", path, timeout_s=0.3)
+        engine = tended.share("litert", path, timeout_s=1.0)
         stuck = Call(functools.partial(engine.run, [_SECONDS]))
         wait_until(lambda: tended.what() == ["abandoned"])
         del engine
-        stuck.wait(120)
+        stuck.wait(280)
         del stuck
         gc.collect()
         assert tended.pool.all() == []
@@ -165,11 +167,11 @@ class TestHanging:
         self, tmp_path: Path, tended: TendedPool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("edgeinfer.runtime.shared_engine._GRACE_S", 0.2)
-        engine = tended.share("onnx", stubborn_model(tmp_path / "m.onnx"), timeout_s=0.2)
-        stuck = Call(lambda: engine.run([np.array([[120_000.0]], np.float32)]))
+        engine = tended.share("onnx", stubborn_model(tmp_path / "m.onnx"), timeout_s=_TIMEOUT_S)
+        stuck = Call(lambda: engine.run([np.array([[250_000.0]], np.float32)]))
         tended.wait_for("terminated", "abandoned")
         assert engine.run([np.array([[20.0]], np.float32)])[0][0, 0] == 10
-        assert "given up" in str(stuck.wait(120))
+        assert "given up" in str(stuck.wait(280))
 
     def test_a_quarantined_process_that_nobody_uses_is_ended(self, tmp_path: Path) -> None:
         pool = ModelPool()
@@ -181,7 +183,7 @@ class TestHanging:
         assert len(_children()) == 1
         assert "unloaded" in {incident.what for incident in pool.tend(time.monotonic() + 61)}
         assert _children() == []
-        stuck.wait(120)
+        stuck.wait(280)
 
 
 class TestCrashing:
@@ -248,7 +250,7 @@ class TestCrashing:
         before = _belongings()
         resident = resident_bytes()
         crash(15)
-        assert _belongings() == before
+        wait_until(lambda: _belongings() == before, what="threads and files of the last one to be gone")
         assert resident_bytes() - resident < 2 << 20
         assert len(_children()) == 1
 
@@ -314,7 +316,7 @@ class TestNothingIsLeft:
             wait_until(lambda: child.cpu_times().user > 0.5, what="the loop to run")
             parent.kill()
             wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-        assert set(os.listdir("/dev/shm")) == shared_memory  # noqa: PTH208 - as above
+        wait_until(lambda: set(os.listdir("/dev/shm")) <= shared_memory)  # noqa: PTH208 - as above
 
     def test_a_child_leaves_signals_for_the_service_to_its_parent(self, tmp_path: Path) -> None:
         engine = load_engine("onnx", awkward_model(tmp_path / "m.onnx"), isolate=True)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 import zlib
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def _chunk(**changes: int) -> bytes:
 
 
 def test_everything_on_every_topic_and_the_honest_device_goes_on(tmp_path: Path) -> None:
+    began_s = time.monotonic()
     with Mosquitto(tmp_path) as broker:
         config = console_toml(tmp_path, broker.port)
         with RunningConsole(config) as console, WireDevice("dev-1", broker.port) as honest:
@@ -69,7 +71,7 @@ def test_everything_on_every_topic_and_the_honest_device_goes_on(tmp_path: Path)
                     for body in _bodies():
                         hostile.raw(rest, body)
                 hostile.link.publish("ei/v1/default/d/bad name!/up/state", b"{}", qos=1)
-                assert hostile.link.flush(10.0)
+                assert hostile.link.flush(60.0)
             honest.send("door", made_results(20))
             honest.wait_acked(40)
             audit = console.get("/api/audit")
@@ -79,7 +81,7 @@ def test_everything_on_every_topic_and_the_honest_device_goes_on(tmp_path: Path)
             log = console.log.read_text()
             assert "Traceback" not in log
             # One line a second at most, whatever comes.
-            assert log.count("messages_refused") < 10
+            assert log.count("messages_refused") < 10 + time.monotonic() - began_s
 
 
 def test_a_bad_chunk_is_neither_stored_nor_acknowledged(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_what_came_whole_and_cannot_be_read_does_not_hold_up_the_rest(tmp_path: 
                 a["reason"] and a["reason"] in r["reason"]
                 for a, r in zip(document["absent"], document["refusals"], strict=True)
             )
-            assert "10 undecodable" in httpx.get(f"{console.url}/devices/dev-1").text
+            assert "10 undecodable" in httpx.get(f"{console.url}/devices/dev-1", timeout=60).text
 
 
 def test_numbers_too_large_for_the_database_are_refused(tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_a_device_cannot_open_gaps_without_end(tmp_path: Path) -> None:
             assert [epoch["epoch"] for epoch in audit["epochs"]] == [7, 1]
             assert (audit["stored"] - stored, audit["refused"]) == (3, 12)
             assert audit["retired"]["stored"] == 3
-            assert "earlier ones" in httpx.get(f"{console.url}/devices/dev-1").text
+            assert "earlier ones" in httpx.get(f"{console.url}/devices/dev-1", timeout=60).text
 
 
 def test_gaps_are_named_and_what_fills_them_is_taken(tmp_path: Path) -> None:

@@ -17,21 +17,20 @@ def test_what_cannot_be_stored_is_not_acknowledged(tmp_path: Path) -> None:
             device.come_online()
             device.send("door", made_results(10))
             device.wait_acked(10)
-            other = sqlite3.connect(tmp_path / "data" / "console.db", isolation_level=None)
+            other = sqlite3.connect(tmp_path / "data" / "console.db", isolation_level=None, timeout=60)
             other.execute("BEGIN IMMEDIATE")
             device.send("door", made_results(10))
             wait_until(
                 lambda: "locked" in console.get("/api/status")["storage_error"],
-                timeout_s=20,
                 what="the console to tell",
             )
-            assert httpx.get(console.url + "/healthz").status_code == 503
-            assert "Results cannot be stored right now" in httpx.get(console.url).text
+            assert httpx.get(console.url + "/healthz", timeout=60).status_code == 503
+            assert "Results cannot be stored right now" in httpx.get(console.url, timeout=60).text
             assert device.acked() == 10
             other.execute("ROLLBACK")
             other.close()
             # What was taken is kept and stored now, without being sent again.
-            device.wait_acked(20, timeout_s=20)
+            device.wait_acked(20)
             wait_until(lambda: console.get("/api/status")["storage_error"] == "", what="the error to be gone")
             assert (console.audit("dev-1")["stored"], console.audit("dev-1")["gaps"]) == (20, 0)
             assert "Traceback" not in console.log.read_text()

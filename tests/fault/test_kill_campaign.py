@@ -18,6 +18,7 @@ from stored import integrity, stored_results
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, faults: FaultReport) -> None:
     kills = faults.size(ci=40, full=1000)
     print(f"seed={faults.seed}")
@@ -26,7 +27,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, faults:
         campaign.run(kills)
         made = campaign.finish()
         audit = loop.console.audit(DEVICE)
-        assert loop.console.terminate()[0] == 0
+        assert loop.console.terminate() == 0
 
         rows = stored_results(tmp_path / "console" / "console.db", DEVICE)
         numbers = [row.seq for row in rows]
@@ -55,7 +56,7 @@ def device_audit(folder: Path) -> dict[str, Any]:
     """What `edgeinfer audit` says at the device; it finds nothing wrong."""
     folders = ["--state-dir", str(folder / "device"), "--sync-dir", str(folder / "agent")]
     command = [sys.executable, "-m", "edgeinfer", "audit", *folders, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     return document

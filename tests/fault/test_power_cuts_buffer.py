@@ -30,6 +30,8 @@ from edgeinfer.runtime.results import Kind, Result
 from fault_report import FaultReport
 from power_cuts import Medium, cuts_at_random
 
+pytestmark = pytest.mark.timeout(1200)
+
 WRITER = Path(__file__).resolve().parent.parent / "buffer_writer.py"
 NOTHING = Promise(epoch=0, durable=0, acknowledged=0, made=dict.fromkeys(SERIES, 0))
 
@@ -67,7 +69,7 @@ class Device:
         ]
         command = [sys.executable, str(WRITER), str(self.state), str(self._run), *arguments]
         environment = {**os.environ, **log.environment(self._library, fail_every=fail_every)}
-        subprocess.run(command, env=environment, check=True, timeout=120, capture_output=True)
+        subprocess.run(command, env=environment, check=True, timeout=900, capture_output=True)
         for number, cut in enumerate(cuts_at_random(log, medium, times=times, chance=self._chance)):
             left = self._folder / f"left-{self._run}-{number}"
             medium.after_cut(left, cut)

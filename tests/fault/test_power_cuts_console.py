@@ -17,6 +17,8 @@ from power_cuts import Medium, cuts_at_random
 from stored import integrity, stored_results
 from waiting import wait_until
 
+pytestmark = pytest.mark.timeout(1200)
+
 DEVICE = "dev-1"
 CHUNK = 20
 CHUNKS = 120

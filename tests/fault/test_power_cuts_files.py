@@ -30,6 +30,7 @@ for number in range(1, 200):
     os.write(promise, b"%d\\n" % number)
 """
 CUTS = 200
+pytestmark = pytest.mark.timeout(1200)
 
 
 def failures(folder: Path, library: Path, seed: int, *options: str) -> list[str]:
@@ -39,7 +40,7 @@ def failures(folder: Path, library: Path, seed: int, *options: str) -> list[str]
     log = DiskLog(folder / "disk.log", watched=watched)
     medium = Medium(watched, seed=seed)
     command = [sys.executable, "-c", WRITER, str(watched), *options]
-    subprocess.run(command, env={**os.environ, **log.environment(library)}, check=True, timeout=60)
+    subprocess.run(command, env={**os.environ, **log.environment(library)}, check=True, timeout=900)
     found: list[str] = []
     for cut in cuts_at_random(log, medium, times=CUTS, chance=random.Random(seed)):
         left = folder / "left"
@@ -95,7 +96,7 @@ def test_a_cut_that_loses_nothing_leaves_what_the_process_left(tmp_path: Path, d
         "db.commit(); db.close()\n"
     )
     command = [sys.executable, "-c", code, str(watched)]
-    subprocess.run(command, env={**os.environ, **log.environment(disk_log_library)}, check=True, timeout=60)
+    subprocess.run(command, env={**os.environ, **log.environment(disk_log_library)}, check=True, timeout=900)
     for record in log.records():
         medium.apply(record)
     medium.after_cut(tmp_path / "left", Cut.nothing_lost())
@@ -123,7 +124,7 @@ def test_what_was_synced_is_untouched_whatever_else_is_lost(
         "os.pwrite(file, b'b' * 9_000, 1_000)\n"
     )
     command = [sys.executable, "-c", code, str(watched)]
-    subprocess.run(command, env={**os.environ, **log.environment(disk_log_library)}, check=True, timeout=60)
+    subprocess.run(command, env={**os.environ, **log.environment(disk_log_library)}, check=True, timeout=900)
     for record in log.records():
         medium.apply(record)
     cut = Cut(sector=sector, data=0.5, names=0.0, in_order=False, garbage=True)

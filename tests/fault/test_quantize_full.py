@@ -11,7 +11,7 @@ import pytest
 
 from small_disks import small_disk
 
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.data, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from packages import linear_model, make_package
 from stored import stored_results
 from waiting import wait_until
 
-PATIENCE_S = 90.0
+PATIENCE_S = 120.0
 COMMON = 1500
 
 
@@ -50,7 +50,7 @@ class Machine:
                 extra: dict[str, int | float | str] | None = {"rule": "r"} if kind is Kind.EVENT else None
                 self.buffer.append("door", Result(kind, first, first, items=(Item(self.label, 0.5),), extra=extra))
                 first += 1
-            assert self.buffer.flush(30.0)
+            assert self.buffer.flush(60.0)
             n -= burst
 
     def acknowledged(self) -> int:
@@ -112,7 +112,7 @@ def test_a_cloned_card_never_interleaves(tmp_path: Path, faults: FaultReport, ev
                     agents.enter_context(agent_process(machine.config))
                 wait_until(lambda: is_settled(console, machines), timeout_s=PATIENCE_S, what="one to be refused")
         audit = console.audit(DEVICE)
-        assert console.terminate()[0] == 0
+        assert console.terminate() == 0
     rows = stored_results(tmp_path / "data" / "console.db", DEVICE)
     forked = [row.items[0].label for row in rows if row.seq > COMMON]
     changes = sum(1 for early, late in itertools.pairwise(forked) if early != late)
@@ -152,7 +152,7 @@ def test_two_buffers_under_one_name_both_arrive(tmp_path: Path, faults: FaultRep
                     what="all that one of them has",
                 )
         audit = console.audit(DEVICE)
-        assert console.terminate()[0] == 0
+        assert console.terminate() == 0
     rows = stored_results(tmp_path / "data" / "console.db", DEVICE)
     made = sum(machine.buffer.durable_seq for machine in machines)
     faults.add(
@@ -185,7 +185,7 @@ def test_a_second_daemon_on_one_machine_is_refused(tmp_path: Path) -> None:
     pipeline = f'name = "p"\npackage = "{tmp_path}/m.edgepkg"\n[pipeline.source]\nkind = "csv"\npath = "/dev/stdin"\n'
     config = configuration(tmp_path, pipeline)
     with Daemon(tmp_path, config, stdin=subprocess.PIPE) as daemon:
-        daemon.wait_for("event=started", timeout_s=60)
+        daemon.wait_for("event=started")
         (tmp_path / "second").mkdir()
         with Daemon(tmp_path / "second", config, stdin=subprocess.PIPE) as second:
             assert second.process.wait(60) == 1

@@ -72,13 +72,13 @@ def test_kills_on_both_sides_of_http_lose_nothing(folder: Path, buffer: Buffer, 
                 peer.die()
             threading.Event().wait(rng.random() * 0.05)
             agent.kill()
-            agent.wait(10)
+            agent.wait(60)
         assert acknowledged(folder, buffer.epoch) <= contiguous(peer.stored())
         if round_ % 3 == 2:
             peer.live()
     append(buffer, 10_000, 500)
     with agent_process(config):
-        wait_until(lambda: acknowledged(folder, buffer.epoch) == 10_500 + 100 * _KILLS, timeout_s=60, what="everything")
+        wait_until(lambda: acknowledged(folder, buffer.epoch) == 10_500 + 100 * _KILLS, what="everything")
     assert bodies(peer.stored()) == held(folder)
     again = len(peer.stored()) - len(bodies(peer.stored()))
     print(f"receiver={receiver} kills={_KILLS} lost=0 chunks={len(held(folder))} delivered_again={again}")
@@ -95,10 +95,10 @@ def test_kills_while_a_topic_is_filled_lose_nothing(folder: Path, buffer: Buffer
             wait_until(lambda before=before: acknowledged(folder, buffer.epoch) > before, what="a batch")  # type: ignore[misc]  # a default is bound to the loop's value
             threading.Event().wait(rng.random() * 0.05)
             agent.kill()
-            agent.wait(10)
+            agent.wait(60)
         assert acknowledged(folder, buffer.epoch) <= contiguous(peer.stored())
     with agent_process(config):
         everything = 10_000 + 100 * (_KILLS // 2)
-        wait_until(lambda: acknowledged(folder, buffer.epoch) == everything, timeout_s=60, what="everything")
+        wait_until(lambda: acknowledged(folder, buffer.epoch) == everything, what="everything")
     assert bodies(peer.stored()) == held(folder)
     peer.close()

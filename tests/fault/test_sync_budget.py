@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from agents import DEVICE, agent_process, append, fill, write_config
+from agents import DEVICE, agent_process, fill, write_config
 from brokers import Mosquitto
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.sync.mqtt import BrokerConfig
@@ -16,10 +16,7 @@ _KILLS = 8
 
 
 def test_kills_do_not_refill_the_day(tmp_path: Path) -> None:
-    buffer = fill(tmp_path, 0)
-    for first in range(0, 6000, 10):  # many chunks, far more than the budget
-        append(buffer, first, 10)
-    buffer.close()
+    fill(tmp_path, 6000, chunk_results=10).close()  # many chunks, far more than the budget
     with Mosquitto(tmp_path) as broker, TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console:
         file = write_config(tmp_path, broker)
         with file.open("a") as config:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agents import DEVICE, UPLOAD, fill, result, running, sync_config
+from agents import DEVICE, PATIENT, UPLOAD, fill, result, running, sync_config
 from brokers import Mosquitto
 from edgeinfer.runtime.buffer import Buffer, BufferConfig
 from edgeinfer.runtime.buffer_reader import BufferReader
@@ -43,7 +43,7 @@ def large_chunks(folder: Path, n: int) -> Buffer:
     for number in range(n):
         text = "".join(noise.choices(string.printable, k=100))
         buffer.append("door", msgspec.structs.replace(result(number), extra={"text": text}))
-    assert buffer.flush(10.0)
+    assert buffer.flush(60.0)
     return buffer
 
 
@@ -56,9 +56,9 @@ def test_events_arrive_before_a_backlog_that_is_older(folder: Path, protocol: in
     buffer = fill(folder, 5_000)
     for number in range(3):
         buffer.append("door", msgspec.structs.replace(result(5_000 + number), kind=Kind.EVENT))
-        assert buffer.flush(10.0)
+        assert buffer.flush(60.0)
     with Mosquitto(folder) as broker, console(broker) as found:
-        config = sync_config(folder, broker)
+        config = sync_config(folder, broker, upload=PATIENT)
         config = msgspec.structs.replace(config, broker=msgspec.structs.replace(config.broker, protocol=protocol))
         with running(config):
             wait_until(lambda: is_exact(found, buffer), what="the upload")

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agents import DEVICE, UPLOAD, agent_process, append, fill, running, sync_config, write_config
+from agents import DEVICE, PATIENT, agent_process, append, fill, running, sync_config, write_config
 from brokers import Mosquitto
 from edgeinfer.runtime.buffer import Buffer, BufferConfig
 from edgeinfer.runtime.buffer_reader import BufferReader
@@ -19,7 +19,7 @@ from edgeinfer.sync.agent import Agent
 from edgeinfer.sync.messages import Ack, Birth, StateMessage, decode, encode
 from edgeinfer.sync.mqtt import BrokerConfig, MqttLink
 from tiny_console import TinyConsole
-from waiting import wait_until
+from waiting import ENDS_WITHIN_S, wait_until
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ def is_known(folder: Path, buffer: Buffer) -> bool:
 @pytest.mark.parametrize("protocol", [5, 4])
 def test_everything_arrives_and_sync_db_knows_it(folder: Path, broker: Mosquitto, protocol: int) -> None:
     buffer = fill(folder, 2_345)
-    config = sync_config(folder, broker)
+    config = sync_config(folder, broker, upload=PATIENT)
     config = msgspec.structs.replace(config, broker=msgspec.structs.replace(config.broker, protocol=protocol))
     with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console:
         with running(config):
-            wait_until(lambda: is_exact(console, buffer), timeout_s=20.0, what="the upload")
+            wait_until(lambda: is_exact(console, buffer), what="the upload")
             append(buffer, 3_000, 155)
-            wait_until(lambda: is_exact(console, buffer), timeout_s=10.0, what="the new results")
+            wait_until(lambda: is_exact(console, buffer), what="the new results")
             wait_until(lambda: is_known(folder, buffer), what="the last acknowledgement")
         assert console.refused == 0
         with BufferReader(folder / "runtime" / "buffer.db") as reader:
@@ -87,10 +87,10 @@ def test_a_broker_that_is_killed_during_the_upload_costs_nothing(folder: Path, b
     with TinyConsole(BrokerConfig(port=broker.port, reconnect_max_s=0.5), device=DEVICE) as console:
         with running(sync_config(folder, broker)):
             for share in (3_000, 8_000, 13_000):
-                wait_until(lambda share=share: len(console.results) >= share, timeout_s=20.0, what="a part")  # type: ignore[misc]  # a default is bound to the loop's value
+                wait_until(lambda share=share: len(console.results) >= share, what="a part")  # type: ignore[misc]  # a default is bound to the loop's value
                 broker.kill()
                 broker.start()
-            wait_until(lambda: is_exact(console, buffer), timeout_s=30.0, what="the rest")
+            wait_until(lambda: is_exact(console, buffer), what="the rest")
         assert set(console.results) == {(buffer.epoch, seq) for seq in range(1, 20_001)}
     buffer.close()
 
@@ -101,7 +101,7 @@ def test_lost_chunks_are_asked_for_and_repeated_acknowledgements_do_no_harm(fold
         TinyConsole(BrokerConfig(port=broker.port), device=DEVICE, lose=0.2, repeat=0.3) as console,
         running(sync_config(folder, broker)),
     ):
-        wait_until(lambda: is_exact(console, buffer), timeout_s=30.0, what="the upload")
+        wait_until(lambda: is_exact(console, buffer), what="the upload")
     buffer.close()
 
 
@@ -112,7 +112,7 @@ def test_a_console_that_dies_and_returns_gets_the_rest(folder: Path, broker: Mos
         console.die()
         append(buffer, 10_000, 500)
         console.live()
-        wait_until(lambda: is_exact(console, buffer), timeout_s=30.0, what="the rest")
+        wait_until(lambda: is_exact(console, buffer), what="the rest")
     buffer.close()
 
 
@@ -122,14 +122,14 @@ def test_an_agent_that_is_killed_again_and_again_finishes(folder: Path, broker: 
     with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console:
         for share in (2_000, 8_000, 14_000):
             with agent_process(file) as process:
-                wait_until(lambda share=share: len(console.results) >= share, timeout_s=30.0, what="a part")  # type: ignore[misc]  # a default is bound to the loop's value
+                wait_until(lambda share=share: len(console.results) >= share, what="a part")  # type: ignore[misc]  # a default is bound to the loop's value
                 process.kill()
-                process.wait(5.0)
+                process.wait(60.0)
         with agent_process(file) as process:
-            wait_until(lambda: is_exact(console, buffer), timeout_s=30.0, what="the rest")
+            wait_until(lambda: is_exact(console, buffer), what="the rest")
             wait_until(lambda: is_known(folder, buffer), what="the last acknowledgement")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(2.0) == 0
+            assert process.wait(ENDS_WITHIN_S) == 0
     buffer.close()
     with SyncDb(folder / "sync" / "sync.db") as db:
         assert db.acknowledged(buffer.epoch) == 20_000
@@ -171,10 +171,10 @@ def test_a_silent_console_is_probed_and_then_served(folder: Path, broker: Mosqui
         TinyConsole(BrokerConfig(port=broker.port), device=DEVICE, mute=True) as console,
         running(sync_config(folder, broker)),
     ):
-        wait_until(lambda: console.refused >= 200, timeout_s=20.0, what="the first probes")
+        wait_until(lambda: console.refused >= 200, what="the first probes")
         assert 100 <= len(console.results) <= 1_600, "the window, and not more"
         console.mute = False
-        wait_until(lambda: is_exact(console, buffer), timeout_s=20.0, what="the upload")
+        wait_until(lambda: is_exact(console, buffer), what="the upload")
     buffer.close()
 
 
@@ -193,7 +193,7 @@ def test_hostile_bytes_on_every_down_topic_change_nothing(
             for payload in garbage:
                 assert console.say(rest, payload)
         console.mute = False
-        wait_until(lambda: is_exact(console, buffer), timeout_s=20.0, what="the upload")
+        wait_until(lambda: is_exact(console, buffer), what="the upload")
         wait_until(lambda: is_known(folder, buffer), what="the last acknowledgement")
     assert len([record for record in caplog.records if "event=trouble" in record.message]) <= 3
     buffer.close()
@@ -206,7 +206,13 @@ def test_an_acknowledgement_is_believed_only_up_to_what_was_sent(folder: Path, b
     buffer = fill(folder, 4_000)
     with (
         TinyConsole(BrokerConfig(port=broker.port), device=DEVICE, mute=True) as console,
-        running(sync_config(folder, broker, upload=msgspec.structs.replace(UPLOAD, window=2, ack_timeout_s=60.0))),
+        running(
+            sync_config(
+                folder,
+                broker,
+                upload=msgspec.structs.replace(PATIENT, window=2),
+            )
+        ),
     ):
         wait_until(lambda: len(console.results) >= 200, what="a full window")
         assert console.say("down/ack", encode(Ack(buffer.epoch, 4_000)))
@@ -246,8 +252,8 @@ def test_once_drains_and_leaves(folder: Path, broker: Mosquitto) -> None:
     buffer.close()
     with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console:
         wait_until(lambda: console.link is not None and console.link.connected, what="the console")
-        report = Agent(sync_config(folder, broker)).drain_once(10.0)
-        again = Agent(sync_config(folder, broker)).drain_once(10.0)
+        report = Agent(sync_config(folder, broker)).drain_once(60.0)
+        again = Agent(sync_config(folder, broker)).drain_once(60.0)
         assert is_exact(console, buffer)
     assert (report.sent, report.acknowledged, report.update) == (1_000, 1_000, "IDLE")
     assert report.bytes > 1_000
@@ -259,11 +265,11 @@ def test_what_was_sent_is_counted_once_though_events_go_ahead(folder: Path, brok
     for number in range(5):
         append(buffer, 3_000 + 10 * number, 10)
         buffer.append("door", Result(Kind.EVENT, 1_700_000_000_000_000_000, number, extra={"rule": "seven"}))
-        assert buffer.flush(30.0)
+        assert buffer.flush(60.0)
     buffer.close()
     with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console:
         wait_until(lambda: console.link is not None and console.link.connected, what="the console")
-        report = Agent(sync_config(folder, broker)).drain_once(30.0)
+        report = Agent(sync_config(folder, broker)).drain_once(60.0)
         assert is_exact(console, buffer)
     assert (report.sent, report.acknowledged) == (3_055, 3_055)
 
@@ -271,10 +277,10 @@ def test_what_was_sent_is_counted_once_though_events_go_ahead(folder: Path, brok
 def test_once_says_which_side_did_not_answer(folder: Path, broker: Mosquitto) -> None:
     fill(folder, 100).close()
     with pytest.raises(ConsoleError, match="acknowledge 100, found 0"):
-        Agent(sync_config(folder, broker)).drain_once(1.0)
+        Agent(sync_config(folder, broker)).drain_once(8.0)
     broker.kill()
     with pytest.raises(BrokerError, match="no connection"):
-        Agent(sync_config(folder, broker)).drain_once(1.0)
+        Agent(sync_config(folder, broker)).drain_once(8.0)
 
 
 def test_another_client_of_the_same_name_does_not_start_a_war(folder: Path, broker: Mosquitto) -> None:
@@ -285,7 +291,7 @@ def test_another_client_of_the_same_name_does_not_start_a_war(folder: Path, brok
     )
     with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console, running(sync_config(folder, broker)):
         rival.start()
-        wait_until(lambda: rival.generation >= 2, timeout_s=20.0, what="the struggle")
+        wait_until(lambda: rival.generation >= 2, what="the struggle")
         rival.stop()
-        wait_until(lambda: is_exact(console, buffer), timeout_s=20.0, what="the upload")
+        wait_until(lambda: is_exact(console, buffer), what="the upload")
     buffer.close()

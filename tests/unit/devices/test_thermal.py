@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.devices.thermal import DeviceReadings, DeviceSensors
@@ -175,7 +175,7 @@ def test_sensors_that_come_later_are_found(tmp_path: Path) -> None:
     assert sensors.read(61.0).temperature_c == 61.234
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from([*PI, *LAPTOP]), st.binary(max_size=40)), min_size=1, max_size=8))
 def test_no_content_is_an_error(tmp_path: Path, contents: list[tuple[str, bytes]]) -> None:
     plant(tmp_path, PI | LAPTOP)

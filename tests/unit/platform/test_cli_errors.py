@@ -1,6 +1,7 @@
 """Every error ends as one line, its hint and an exit status; nothing heavy is loaded on the way."""
 
 import errno
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from edgeinfer import cli
 from edgeinfer.cli import main
-from edgeinfer.runtime.errors import ConfigError, EdgeInferError, SignatureError
+from edgeinfer.runtime.errors import ConfigError, DependencyError, EdgeInferError, SignatureError
 
 
 def raising(error: BaseException) -> type:
@@ -66,6 +67,43 @@ def test_ends_that_need_no_words(
     monkeypatch.setitem(sys.modules, "edgeinfer.runtime.daemon", raising(error))
     assert main(["run"]) == status
     assert capsys.readouterr().err == ""
+
+
+def test_a_ctrl_c_while_a_module_starts_is_no_missing_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = ImportError("initialization failed", name="onnxruntime")  # what pybind11 makes of it
+    half.__cause__ = KeyboardInterrupt()
+    absent = DependencyError("the onnx engine is not installed")
+    absent.__cause__ = half
+    for error in (half, absent):
+        monkeypatch.setitem(sys.modules, "edgeinfer.runtime.daemon", raising(error))
+        assert main(["run"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_is_asked_to_end_takes_its_temporary_folders_along(number: signal.Signals, tmp_path: Path) -> None:
+    program = f"""
+import signal, sys, tempfile, time
+from edgeinfer.cli import app, main
+
+def run_app(arguments):
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+        print("begun", flush=True)
+        time.sleep(600)
+
+signal.signal({int(number)}, signal.SIG_DFL)  # whoever runs the tests may ignore it
+app.run_app = run_app
+sys.exit(main(["bench"]))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "run"], ["run", "--debug"]])

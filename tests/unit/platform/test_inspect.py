@@ -16,7 +16,7 @@ from edgeinfer.runtime.buffer_file import aside
 from edgeinfer.runtime.buffer_file.marks import OwnClock
 from edgeinfer.runtime.buffer_store import BufferStore
 from edgeinfer.runtime.errors import UsageError
-from edgeinfer.runtime.handoff import SyncDb
+from edgeinfer.runtime.handoff import RuntimeDb, SyncDb
 from edgeinfer.runtime.inspect import results
 from edgeinfer.runtime.moments import parse_moment
 from edgeinfer.runtime.results import Item, Kind, Result
@@ -30,7 +30,7 @@ def fill(folder: Path, count: int, *, pipeline: str = "door", acknowledged: int 
         buffer.append(
             pipeline, Result(Kind.CLASSIFICATION, 1_700_000_000_000_000_000 + number, number, 5, 9, (Item(1, 0.5),))
         )
-    assert buffer.flush(10.0)
+    assert buffer.flush(60)
     return buffer
 
 
@@ -51,6 +51,35 @@ def test_audit_while_the_daemon_lives_and_the_agent_has_delivered(tmp_path: Path
     buffer.close()
     assert (found.sent, found.acknowledged, found.ok) == (60, 40, True)
     assert found.epoch == buffer.epoch
+
+
+def test_audit_knows_what_was_left_on_a_buffer_that_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, 20).close()
+    command = ["audit", "--state-dir", str(tmp_path), "--sync-dir", str(tmp_path)]
+    with SyncDb(tmp_path / "sync.db") as sync:
+        sync.set_upload_progress(5, 30, sent_through=30, sent=30, made=30)
+        assert (audit(tmp_path, tmp_path).left, main(command)) == ((), 0)
+        sync.set_upload_progress(6, 40, sent_through=50, sent=60, made=75)
+        assert audit(tmp_path, tmp_path).left == ((6, 41, 75),), "before the agent has seen the new one"
+        epoch = audit(tmp_path, tmp_path).epoch
+        for acknowledged in (0, 20):
+            sync.set_upload_progress(epoch, acknowledged, sent_through=20, sent=20, made=20)
+            assert audit(tmp_path, tmp_path).left == ((6, 41, 75),)
+        capsys.readouterr()
+        assert main(command) == 1
+        assert "left          41-75 of an earlier buffer (epoch 6)" in capsys.readouterr().out
+        sync.set_acknowledged(6, 75)
+        assert audit(tmp_path, tmp_path).ok
+
+
+def test_audit_reads_the_database_of_an_older_agent(tmp_path: Path) -> None:
+    fill(tmp_path, 20).close()
+    with SyncDb(tmp_path / "sync.db") as sync:
+        sync.set_upload_progress(6, 40, sent_through=50, sent=60)
+    with sqlite3.connect(tmp_path / "sync.db") as db:
+        db.execute("DROP TABLE ended")
+    db.close()
+    assert audit(tmp_path, tmp_path).left == ((6, 41, 60),)
 
 
 def test_audit_finds_what_was_lost_and_what_was_damaged(tmp_path: Path) -> None:
@@ -125,6 +154,20 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == line
     assert main(["audit", "--state-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out.endswith("nothing is missing\n")
+
+
+def test_a_pipeline_that_is_not_here_is_told_which_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, 3, pipeline="door").close()
+    status = {"models": {"m": {"digest": "d"}}, "pipelines": {"gate": {"model": "m"}}}
+    with RuntimeDb(tmp_path / "runtime.db") as db:
+        db.set_status(json.dumps(status).encode())
+    assert main(["results", "--state-dir", str(tmp_path), "--pipeline", "dor"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "edgeinfer: error: --pipeline: there is no pipeline 'dor' here\n  hint: there are door, gate\n",
+    )
+    assert main(["results", "--state-dir", str(tmp_path), "--pipeline", "gate"]) == 0, "it has no results yet"
+    assert capsys.readouterr() == ("", "")
 
 
 def test_audit_document_has_the_promised_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
