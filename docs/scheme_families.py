@@ -192,7 +192,9 @@ no number of layers keeps the budget and gains anything.""",
         """\
 With the extra `openvino` on x86-64: `openvino-fp32` is the float ONNX model run by OpenVINO, `openvino-int8` what
 NNCF makes of it, with 7-bit weights and corrected biases. NNCF's own control of accuracy is not used: on a small
-model it took minutes and gave back a float file. The search measures accuracy itself.""",
+model it took minutes and gave back a float file. The search measures accuracy itself. OpenVINO compiles as it loads a
+model, which the packaged service may not (`MemoryDenyWriteExecute` in its unit): the report says so where such a
+variant is chosen, and a service that is left as it is runs the next one of the package.""",
         listed=False,
     ),
     Family(

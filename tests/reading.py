@@ -7,6 +7,7 @@ with opened(config) as source:
 import contextlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.sources.base import Source, open_source
 from edgeinfer.runtime.sources.settings import SourceConfig
 
-__all__ = ["opened", "read", "read_until_error"]
+__all__ = ["open_files", "opened", "read", "read_until_error"]
 
 
 @contextlib.contextmanager
@@ -39,3 +40,8 @@ def read_until_error(source: Source) -> str:
     with pytest.raises(SourceError) as caught:
         read(source, 100_000)
     return str(caught.value)
+
+
+def open_files() -> int:
+    """How many files, sockets and devices this process holds open."""
+    return len(list(Path("/proc/self/fd").iterdir()))

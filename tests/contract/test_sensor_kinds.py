@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from brokers import Mosquitto
+from certificates import Authority
+from edgeinfer.runtime.errors import SourceError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.sources.base import open_source
 from edgeinfer.runtime.sources.settings import (
@@ -18,7 +20,7 @@ from edgeinfer.runtime.sources.settings import (
     SerialSource,
     TopicSource,
 )
-from reading import opened, read, read_until_error
+from reading import open_files, opened, read, read_until_error
 from sensor_devices import FakeI2c, FakeIio, ModbusDevice, SerialDevice, TopicDevice
 from waiting import wait_until
 
@@ -233,3 +235,13 @@ class TestTopic:
             missing = TopicSource(topic="a", port=broker.port, username="u", password_file=str(tmp_path / "none"))
             with opened(missing) as source:
                 assert "cannot connect" in read_until_error(source)
+
+    def test_a_tls_handshake_that_fails_leaves_no_socket(self, tmp_path: Path) -> None:
+        trusted = str(Authority(tmp_path, "trusted").certificate)
+        with Mosquitto(tmp_path) as broker:  # it speaks no TLS
+            before = open_files()
+            with opened(TopicSource(topic="a", port=broker.port, tls_ca=trusted)) as source:
+                with pytest.raises(SourceError, match="cannot connect") as caught:
+                    source.read()
+                assert open_files() <= before, "although the error that tells of it lives"
+            assert caught.value.__cause__ is not None

@@ -21,7 +21,7 @@ from edgeinfer.runtime.sources.settings import (
     JoinedSource,
     SerialSource,
 )
-from reading import opened, read, read_until_error
+from reading import open_files, opened, read, read_until_error
 from sensor_devices import Device, FakeI2c, FakeIio, ModbusDevice, ModbusLine, SerialDevice, TopicDevice, toml_of
 from waiting import wait_until
 
@@ -44,10 +44,6 @@ def make_device(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Dev
             return ModbusLine(folder)
         case _:
             return TopicDevice(folder)
-
-
-def _open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture(params=KINDS)
@@ -111,13 +107,13 @@ class TestEveryKind:
             with opened(device.config(window=1)) as source:
                 read(source, 3)
             gc.collect()
-            before = _open_files()
+            before = open_files()
             gc.disable()  # nothing may wait for it
             try:
                 for _ in range(3):
                     with opened(device.config(window=1)) as source:
                         read(source, 3)
-                wait_until(lambda: _open_files() <= before, what="the end of what was opened")
+                wait_until(lambda: open_files() <= before, what="the end of what was opened")
             finally:
                 gc.enable()
 

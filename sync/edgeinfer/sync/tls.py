@@ -3,28 +3,10 @@
 import ssl
 
 from edgeinfer.runtime.errors import BrokerError
+from edgeinfer.runtime.tls_socket import TlsSocket
 from edgeinfer.sync.broker import BrokerConfig
 
 __all__ = ["tls_context"]
-
-
-_HANDSHAKE_S = 5.0
-
-
-class _Socket(ssl.SSLSocket):
-    """paho gives a handshake a whole keep-alive of time, and drops a socket whose handshake failed without closing
-    it."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        self.settimeout(_HANDSHAKE_S)
-        try:
-            super().do_handshake(block)
-        except TimeoutError as error:
-            self.close()
-            raise TimeoutError("no TLS handshake in time") from error
-        except OSError:
-            self.close()
-            raise
 
 
 def tls_context(config: BrokerConfig) -> ssl.SSLContext:
@@ -39,5 +21,5 @@ def tls_context(config: BrokerConfig) -> ssl.SSLContext:
         except OSError as error:
             files = " and ".join(filter(None, (config.tls_cert, config.tls_key)))
             raise BrokerError(f"tls_cert, tls_key: {files}: cannot be used: {error}") from error
-    context.sslsocket_class = _Socket
+    context.sslsocket_class = TlsSocket
     return context

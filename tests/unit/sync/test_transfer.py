@@ -2,6 +2,8 @@
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -164,17 +166,25 @@ class Disk:
     def __init__(self, folder: Path) -> None:
         self.incoming = folder / "models" / "incoming"
         self.db = SyncDb(folder / "sync.db")
+        self._opened: list[BlobFile] = []
 
     def blob(self, *, sha256: str = SHA256, size: int = len(BLOB)) -> BlobFile:
-        return BlobFile(self.incoming, self.db, CONFIG, sha256=sha256, size=size)
+        self._opened.append(BlobFile(self.incoming, self.db, CONFIG, sha256=sha256, size=size))
+        return self._opened[-1]
+
+    def close(self) -> None:
+        for blob in self._opened:
+            blob.close()
+        self.db.close()
 
     def known(self) -> Download | None:
         return self.db.download(SHA256)
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Disk:
-    return Disk(tmp_path)
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with closing(Disk(tmp_path)) as made:
+        yield made
 
 
 def pull(blob: BlobFile, *, ranges: int, source: bytes = BLOB) -> int:

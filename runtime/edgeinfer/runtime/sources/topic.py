@@ -22,6 +22,7 @@ from edgeinfer.runtime.series import Arrival
 from edgeinfer.runtime.sources.arrivals import IDLE_S, Arrivals, Skipped, now_arrived
 from edgeinfer.runtime.sources.records import JsonValues
 from edgeinfer.runtime.sources.sensor_settings import TopicSource
+from edgeinfer.runtime.tls_socket import TlsSocket
 
 __all__ = ["topic_arrivals"]
 
@@ -146,6 +147,7 @@ def _tls_context(config: TopicSource) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=config.tls_ca or None)
     if config.tls_cert:
         context.load_cert_chain(config.tls_cert, config.tls_key or None)
+    context.sslsocket_class = TlsSocket
     return context
 
 
