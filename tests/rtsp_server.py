@@ -52,7 +52,8 @@ def main() -> None:
     raw = f"video/x-raw,format=I420,width={asked.width},height={asked.height},framerate={asked.fps}/1"
     codec = CODECS[asked.codec].format(fps=asked.fps)
     factory.set_launch(f"( videotestsrc is-live=true pattern={asked.pattern} ! {raw} ! {codec} )")
-    factory.set_shared(True)
+    # Shared among viewers, one that comes while another goes aborts the server (gst_rtsp_media_get_rates).
+    factory.set_shared(False)
     if asked.password:
         demand_password(server, factory, asked.password)
     server.get_mount_points().add_factory("/cam", factory)

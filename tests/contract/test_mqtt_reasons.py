@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from brokers import Mosquitto, free_port
+from edgeinfer.runtime import tls_socket
 from edgeinfer.sync.mqtt import BrokerConfig, Complaint, MqttLink
 from link_peers import LET_IN, PahoListener, ScriptedBroker
 from waiting import wait_until
@@ -220,7 +221,8 @@ def test_a_hung_broker_is_found(broker: Mosquitto) -> None:
         wait_until(lambda: one.connected, what="the return")
 
 
-def test_a_peer_that_never_ends_the_tls_handshake_is_left() -> None:
+def test_a_peer_that_never_ends_the_tls_handshake_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls_socket, "_HANDSHAKE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         config = BrokerConfig(port=server.getsockname()[1], tls=True, reconnect_max_s=0.1)
         with link(config, connect=False) as one:

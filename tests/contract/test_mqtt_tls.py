@@ -11,6 +11,7 @@ from agents import DEVICE, fill, running, sync_config
 from brokers import Mosquitto
 from certificates import Authority
 from edgeinfer.sync.mqtt import BrokerConfig, MqttLink
+from fault_proxy import FaultProxy
 from tiny_console import TinyConsole
 from waiting import wait_until
 
@@ -69,6 +70,25 @@ def test_results_are_delivered_to_a_broker_whose_authority_is_trusted(
         agent = msgspec.structs.replace(sync_config(tmp_path, broker), broker=config)
         with TinyConsole(config, device=DEVICE) as console, running(agent):
             wait_until(lambda: len(console.results) == 500, what="the results")
+
+
+def test_a_link_of_seconds_is_none_too_slow_for_certificates(tmp_path: Path, authority: Authority) -> None:
+    """There and back takes longer than many a limit on a handshake."""
+    certificate, key = authority.issue("dev-1")
+    with tls_broker(tmp_path, authority, require_certificate=True) as broker, FaultProxy(broker.port) as proxy:
+        proxy.up.delay_s = proxy.down.delay_s = 2.6
+        config = BrokerConfig(
+            port=proxy.port, tls_ca=str(authority.certificate), tls_cert=str(certificate), tls_key=str(key)
+        )
+        link = MqttLink(config, client_id="dev-1", will=None, subscriptions=[])
+        link.start()
+        try:
+            wait_until(lambda: link.connected, what="the link")
+            assert link.publish("t", b"x", qos=1)
+            assert link.flush(60.0)
+            assert proxy.connections == 1
+        finally:
+            link.stop()
 
 
 def test_results_are_delivered_with_a_client_certificate_and_not_without(tmp_path: Path, authority: Authority) -> None:

@@ -36,8 +36,8 @@ from edgeinfer.sync.reasons import FAILURE, describe
 __all__ = ["Connection"]
 
 _MQTT_5 = 5
-# For each address that the name stands for, and once for TLS.
-_CONNECT_TIMEOUT_S = 5.0
+# For each address that the name stands for: a lost SYN is sent again after 1, 3 and 7 s.
+_CONNECT_TIMEOUT_S = 10.0
 # Packets that are read before what waits to be written has its turn.
 _READS_A_TURN = 64
 # MQTT 3.1.1 cannot say; 20 is what brokers take unasked, and mosquitto's own default in 5.

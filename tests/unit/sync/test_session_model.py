@@ -153,6 +153,7 @@ class Delivery(RuleBasedStateMachine):
 
     def new_uploader(self) -> Uploader:
         config = SyncConfig(device="dev-1", upload=CONFIG)
+        self.link.complaints()  # a new process has a link of its own, which remembers none
         uploader = Uploader(config, cast("SyncDb", self.db), cast("MqttLink", self.link))
         uploader._buffer = self.buffer  # type: ignore[assignment]  # a model of it
         return uploader
