@@ -30,6 +30,7 @@ from edgeinfer.runtime.sources import microphone
 from edgeinfer.runtime.sources.audio_settings import check_sound
 from edgeinfer.runtime.sources.base import Source, is_live, is_recorded, open_source
 from edgeinfer.runtime.sources.settings import AudioSource
+from reading import open_files
 from sounds import tone, wav_bytes, write_wav
 
 Array = npt.NDArray[Any]
@@ -257,8 +258,10 @@ class TestWrongFiles:
             os.mkfifo(path)
         elif kind == "device":
             path = Path("/dev/null")
+        before = open_files()
         with pytest.raises(SourceError):
             open_source(AudioSource(path=str(path), window=2), threading.Event())
+        assert open_files() <= before
 
     def test_sound_that_fills_no_window(self, ramp: Path) -> None:
         with pytest.raises(SourceError, match=r"at least one window of 0\.069 s, found 0\.062 s"):

@@ -43,7 +43,11 @@ class _Sending:
         self.upload: BlobUpload | None = None
         path = root / file.path
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._opened: BinaryIO = os.fdopen(descriptor, "rb")
+        try:
+            self._opened: BinaryIO = os.fdopen(descriptor, "rb")
+        except OSError:  # a folder
+            os.close(descriptor)
+            raise
         self.hash = FileHash(path, self._opened)
 
     def read(self, part: Part) -> bytes:

@@ -67,15 +67,14 @@ class WavFile:
         try:
             # A pipe in the place of a file would block the opening.
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            file = os.fdopen(descriptor, "rb")
         except OSError as error:
             raise SourceError(f"{self._path}: cannot be read: {error.strerror}") from error
-        status = os.fstat(file.fileno())
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            file.close()
+            os.close(descriptor)
             raise SourceError(f"{self._path}: expected a WAV file, found something else than a file")
         self._bytes = status.st_size
-        return file
+        return os.fdopen(descriptor, "rb")
 
     def _read_header(self) -> None:
         riff, _ = _HEADER.unpack(self._read(_HEADER.size))
