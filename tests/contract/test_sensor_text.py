@@ -66,6 +66,14 @@ class TestText:
         assert [frame.clock_ns for frame in self.windows(timed)] == [0, 2 * 10**9, 4 * 10**9]
         assert all(frame.clock_ns == frame.mono_ns for frame in self.windows(ordered)), "it says no times"
 
+    @pytest.mark.parametrize("text", ["seconds,a\n5,1\n9,2\n", "time,a\nnoon,1\n,2\n", "time,a\nnoon,1\n3,2\n"])
+    def test_without_times_in_their_column_rules_count_the_seconds_of_reading(self, tmp_path: Path, text: str) -> None:
+        """Rows a nanosecond apart would put off the end of every `dwell_s` and `cooldown_s` for ever."""
+        (tmp_path / "x.csv").write_text(text)
+        frames = self.windows(CsvSource(path=str(tmp_path / "x.csv"), columns=("a",), time_column="time"))
+        assert [frame.data.tolist() for frame in frames] == [[[1.0]], [[2.0]]]
+        assert all(frame.clock_ns == frame.mono_ns for frame in frames)
+
     def test_a_recording_without_dates_is_dated_when_it_is_read(self, tmp_path: Path) -> None:
         path = tmp_path / "s.csv"
         path.write_text("t,x\n" + "".join(f"{hour * 3600},{hour}\n" for hour in (0, 1, 2, 4, 5)))

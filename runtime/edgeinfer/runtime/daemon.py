@@ -9,6 +9,7 @@ import argparse
 import functools
 import gc
 import logging
+import math
 import os
 import signal
 import sys
@@ -62,11 +63,15 @@ _STATUS_S = 1.0
 # What a signal to end may take: the pipelines first, the rest (and no less than the least) is the buffer's.
 _END_S = 1.5
 _END_PIPELINES_S = 1.0
+# Pictures that a slow disk takes longer for are written beside the results, which are worth more.
+_END_PICTURES_S = 3.0
 _END_BUFFER_LEAST_S = 0.5
-# A disk that refuses nothing and is only slow costs no result; the service manager waits for ten seconds.
-_END_SLOW_DISK_S = 4.5
+# A disk that refuses nothing and is only slow costs no result. Counted from the signal, as the service manager does,
+# which waits for ten seconds.
+_END_SLOW_DISK_S = 8.5
 # Nobody waits for a run until the end of its sources; its last results may take a slow disk.
 _UNHURRIED_S = 10.0
+_UNHURRIED_LOOK_S = 0.5
 _UNHURRIED_SLOW_DISK_S = 120.0
 
 
@@ -201,15 +206,25 @@ class Daemon:
     def _end(self) -> bool:
         """Stop everything, whatever the disk does. Whether all results are durable."""
         hurried = self.ending or self.stop.is_set()
-        deadline = time.monotonic() + (_END_S if hurried else _UNHURRIED_S)
+        began_s = time.monotonic()
         self.stop.set()
         self._desk.stop()
         self._acknowledged.stop()
         self.buffer.stop_waiting()
         self._supervisor.stop()
-        self.pipelines.stop(_END_PIPELINES_S)
-        slow_s = _END_SLOW_DISK_S if hurried else _UNHURRIED_SLOW_DISK_S
-        return self.buffer.close(max(_END_BUFFER_LEAST_S, deadline - time.monotonic()), slow_s=slow_s)
+        self.pipelines.stop(_END_PIPELINES_S, leave_s=_END_PICTURES_S if hurried else math.inf)
+        if not hurried:
+            self._flush_unhurried()
+            began_s = time.monotonic()
+        taken_s = time.monotonic() - began_s
+        return self.buffer.close(max(_END_BUFFER_LEAST_S, _END_S - taken_s), slow_s=_END_SLOW_DISK_S - taken_s)
+
+    def _flush_unhurried(self) -> None:
+        """Give a slow disk its time, and one that refuses some of it; until a signal says that somebody waits."""
+        began_s = time.monotonic()
+        while self.buffer.alive and not self.ending and not self.buffer.flush(_UNHURRIED_LOOK_S):
+            if time.monotonic() - began_s > (_UNHURRIED_S if self.buffer.error else _UNHURRIED_SLOW_DISK_S):
+                break
 
     def _watch(self) -> None:
         """The main thread's loop: reloads, watchdog, status, the end. It goes by the clock: a turn that has taken long

@@ -124,7 +124,7 @@ class _Database:
             if found != "ok":
                 raise sqlite3.DatabaseError(found)  # noqa: TRY301 - what SQLite itself raises for other damage
             # At once: who reads meanwhile finds all of its tables or none, and a slow disk is waited for once.
-            connection.executescript(f"BEGIN IMMEDIATE;{self._schema}COMMIT;")
+            connection.executescript(f"BEGIN;{self._schema}COMMIT;")
         except BaseException:
             connection.close()
             raise

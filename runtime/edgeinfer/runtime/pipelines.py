@@ -1,5 +1,6 @@
 """The running pipelines of a device: started from the configuration, changed by a reload, swapped by updates."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -116,15 +117,18 @@ class PipelineSet:
             raise
         return made
 
-    def stop(self, timeout_s: float = 1.5) -> None:
-        """Stop all of them at once, so that the waits do not add up."""
+    def stop(self, timeout_s: float = 1.5, *, leave_s: float = math.inf) -> None:
+        """Stop all of them at once, so that the waits do not add up. After `leave_s`, which is more than `timeout_s`,
+        their results are all there, and what observers still write (pictures, examples) they write beside the caller.
+        """
+        leave_at_s = time.monotonic() + leave_s
         for inbox in list(self._inboxes.values()):  # else who finds would wait for who reads
             inbox.close()
         threads = [threading.Thread(target=pipeline.stop, args=(timeout_s,), name="stopper") for pipeline in self.all()]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(max(0.0, min(leave_at_s - time.monotonic(), threading.TIMEOUT_MAX)))
 
     def ended(self) -> bool:
         """Whether every source has come to its end."""

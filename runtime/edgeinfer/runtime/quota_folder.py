@@ -13,6 +13,7 @@ the oldest go, too, and nothing is written: a result is worth more than a pictur
 """
 
 import logging
+import math
 import os
 import re
 import threading
@@ -210,9 +211,15 @@ class QuotaFolder:
         self.error = error
 
 
-def _free_bytes(folder: Path) -> int:
-    """What these files may take of the disk; below 0 where it holds too much already."""
-    disk = os.statvfs(folder)
+def _free_bytes(folder: Path) -> float:
+    """What these files may take of the disk; below 0 where it holds too much already. Infinite where that is not told:
+    a ramfs, a tmpfs without a bound and some of FUSE say that they have no blocks at all."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:  # if the disk is at fault, writing says so
+        return math.inf
+    if not disk.f_blocks:
+        return math.inf
     total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
     return free - min(_LEFT_FREE_BYTES, total // _LEFT_FREE_PART)
 

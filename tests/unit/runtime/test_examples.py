@@ -452,6 +452,25 @@ class TestQuotaFolder:
         assert len(list(tmp_path.iterdir())) == 1
         assert folder.error == ""
 
+    @pytest.mark.parametrize("told", [False, True])
+    def test_a_disk_that_does_not_tell_what_is_free_is_written_to(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+    ) -> None:
+        """A ramfs and a tmpfs without a bound say that they have 0 blocks, and none free."""
+
+        def statvfs(_folder: Path) -> os.statvfs_result:
+            if not told:
+                raise OSError(errno.ENOSYS, "not there")
+            return os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255))
+
+        monkeypatch.setattr(os, "statvfs", statvfs)
+        folder = QuotaFolder(tmp_path, max_bytes=20, thread_name="t")
+        for _ in range(3):
+            assert folder.put("a", lambda: {".txt": b"0123456789"})
+        folder.close(60.0)
+        wait_until(lambda: len(folder._written) == 3)
+        assert [path.name[:9] for path in sorted(tmp_path.iterdir())] == ["000000002", "000000003"]
+
     def test_a_crash_leaves_nothing_that_counts(self, tmp_path: Path) -> None:
         (tmp_path / ".000000007-x.jpg.tmp").write_bytes(b"half")
         (tmp_path / "notes.txt").write_bytes(b"somebody's")

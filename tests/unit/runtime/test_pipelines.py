@@ -1,7 +1,8 @@
 """The set of running pipelines: what a trial sees of them, and which configurations are refused."""
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,10 +14,12 @@ from edgeinfer.runtime.errors import ConfigError, EdgeInferError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.pipelines import PipelineSet
+from edgeinfer.runtime.results import Result
 from edgeinfer.runtime.rules.settings import RuleConfig
 from edgeinfer.runtime.settings import PipelineConfig, RuntimeConfig
 from edgeinfer.runtime.slots import Slots
 from edgeinfer.runtime.sources.settings import TensorsSource
+from edgeinfer.runtime.stages import Seen
 from edgeinfer.runtime.store import Store
 from packages import linear_model, make_package
 from waiting import wait_until
@@ -151,3 +154,33 @@ def test_a_version_that_one_pipeline_cannot_use_changes_none_of_them(device: Dev
     after = {pipeline.config.name: (pipeline.model, pipeline.observers) for pipeline in device.pipelines.all()}
     assert after == before
     assert {model.package.manifest.version for model, _ in after.values()} == {"1.0.0"}
+
+
+class SlowWriter:
+    """An observer that has something to write when it is closed."""
+
+    def __init__(self) -> None:
+        self.disk, self.closed = threading.Event(), threading.Event()
+
+    def __call__(self, _seen: Seen) -> Iterable[Result]:
+        return ()
+
+    def close(self) -> None:
+        assert self.disk.wait(60)
+        self.closed.set()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_who_ends_in_a_hurry_leaves_observers_to_write(device: Device, waits: bool) -> None:
+    device.pipelines.start([device.config("p")])
+    slow = SlowWriter()
+    device.pipelines.all()[0].add_observer(slow)
+    if waits:
+        threading.Timer(0.5, slow.disk.set).start()
+        device.pipelines.stop()
+        assert slow.closed.is_set()
+    else:
+        device.pipelines.stop(0.0, leave_s=0.01)
+        assert not slow.closed.is_set()
+        slow.disk.set()
+        assert slow.closed.wait(60)

@@ -260,3 +260,27 @@ def test_the_watchdog_is_fed_by_the_clock_however_long_a_turn_takes(
     daemon._watch()
     assert fed_s[0] == pytest.approx(before + 5.1), "at once after it"
     daemon.buffer.close()
+
+
+@pytest.mark.parametrize("why", ["a signal", "it refuses"])
+def test_a_run_until_its_end_does_not_wait_for_a_disk_that_hangs_at_any_price(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    clock = Clock()
+    daemon = Daemon(tmp_path / "edgeinfer.toml", RuntimeConfig(device="d", state_dir=str(tmp_path / "state")))
+    asked_s: list[float] = []
+
+    def flush(timeout_s: float) -> bool:
+        clock.sleep(timeout_s)
+        asked_s.append(clock.now_s - 1000)
+        if asked_s[-1] >= 30:
+            daemon.ending = why == "a signal"
+            daemon.buffer.error = "" if daemon.ending else "it refuses"
+        return False
+
+    monkeypatch.setattr(daemon_module, "time", clock)
+    monkeypatch.setattr(daemon.buffer, "flush", flush)
+    daemon._flush_unhurried()
+    assert asked_s[-1] == pytest.approx(30)
+    monkeypatch.undo()
+    daemon.buffer.close()

@@ -19,7 +19,8 @@ class Arrival(NamedTuple):
     """A row as it comes in. `place_ns`: where it lies in its series, never less than that of the row before;
     `t_ns`: wall clock; `mono_ns`: monotonic clock when it arrived; `values`: one a channel, NaN where the sensor gave
     nothing; `source`: which of several joined sensors it is of; `dated`: `t_ns` goes with `place_ns`, which it does not
-    in a recording that counts from some start and is read at some other time."""
+    in a recording that counts from some start and is read at some other time; `timed`: `place_ns` is a time, and not
+    only an order."""
 
     place_ns: int
     t_ns: int
@@ -27,6 +28,7 @@ class Arrival(NamedTuple):
     values: Sequence[float]
     source: int = 0
     dated: bool = True
+    timed: bool = True
 
 
 class Row(NamedTuple):
@@ -38,12 +40,13 @@ class Row(NamedTuple):
 
 class Window(NamedTuple):
     """Rows (length, channels) float32, every value finite. `t_ns`: wall clock of the newest row; `mono_ns`: when the
-    last row arrived that it needed; `place_ns`: where the newest row lies in its series."""
+    last row arrived that it needed; `place_ns`: where the newest row lies in its series; `timed`: that is a time."""
 
     t_ns: int
     mono_ns: int
     data: npt.NDArray[Any]
     place_ns: int
+    timed: bool
 
 
 def real_or_missing(values: Sequence[float]) -> list[float]:

@@ -139,4 +139,4 @@ class Shaper:
         if data is None or last is None:
             return []
         away_ns = self._last_row_ns - last.place_ns if last.dated else 0
-        return [Window(last.t_ns + away_ns, last.mono_ns, data, self._last_row_ns)]
+        return [Window(last.t_ns + away_ns, last.mono_ns, data, self._last_row_ns, last.timed)]

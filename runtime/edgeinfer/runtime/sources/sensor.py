@@ -53,7 +53,9 @@ class Series:
         return frame
 
     def _stream_ns(self, window: Window) -> int:
-        """Rules that count seconds count the recording's own, however fast it is read."""
+        """Rules that count seconds count the recording's own, however fast it is read; where it begins without times,
+        as one whose time column has another name, those of its reading."""
+        self._timed = self._timed and (window.timed or self._began_ns is not None)
         if not self._timed:
             return -1
         if self._began_ns is None:

@@ -43,7 +43,21 @@ __all__ = [
 ]
 
 # What gives pictures as they are taken. FFmpeg fetches files, too (ftp, file): they end, and are no camera.
-_CAMERA_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp")
+_CAMERA_SCHEMES = (
+    "rtsp",
+    "rtsps",
+    "http",
+    "https",
+    "rtmp",
+    "rtmps",
+    "rtmpt",
+    "rtmpe",
+    "rist",
+    "rtp",
+    "srt",
+    "udp",
+    "tcp",
+)
 
 
 class ImagesSource(Section, frozen=True, tag="images", tag_field="kind"):

@@ -84,6 +84,7 @@ def _placed(records: Iterable[_Record | None], config: CsvSource | StdinSource) 
         if place_ns is None and config.needs_time():
             _skip_untimed(skipped, config.time_column, cell)
             continue
+        timed = place_ns is not None
         if place_ns is None:  # the order is all that counts
             place_ns = index
         elif said is not None and said.t_ns is not None:
@@ -91,7 +92,7 @@ def _placed(records: Iterable[_Record | None], config: CsvSource | StdinSource) 
         dated = ahead_ns is not None and 0 <= place_ns + ahead_ns <= LATEST_NS
         if ahead_ns is not None and dated:
             t_ns = place_ns + ahead_ns
-        yield Arrival(place_ns, t_ns, mono_ns, values, dated=dated)
+        yield Arrival(place_ns, t_ns, mono_ns, values, dated=dated, timed=timed)
 
 
 def _skip_untimed(skipped: Skipped, column: str, cell: object) -> None:
