@@ -156,7 +156,7 @@ def read_flags(
     """The recipe that `models` names, if one of them is a `.toml`, with what the flags say instead. `specs` are inline
     declarations of the sections. Raises UsageError, ConfigError."""
     from edgeinfer.quantize.feeding import parse_feeding
-    from edgeinfer.quantize.preprocessing import read_spec
+    from edgeinfer.quantize.spec import read_spec
 
     recipes = [path for path in models if path.suffix.lower() == ".toml"]
     if len(recipes) > 1:

@@ -3,7 +3,7 @@
 import errno
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeinfer.quantize.candidate import Candidate
@@ -62,8 +62,13 @@ class Maker:
         if self._run(make, source, target, material.few, {}):
             target.unlink(missing_ok=True)
             return None
-        return replace(
-            material.float_model, id=f"sketch of {name}", precision=scheme.precision, path=target, quantized=False
+        return Candidate(
+            f"sketch of {name}",
+            scheme.engine,  # of OpenVINO's the float model is ONNX Runtime's
+            scheme.precision,
+            target,
+            quantized=False,
+            feeding=material.float_model.feeding,
         )
 
     def write(self, scheme: Scheme, target: Path, plan: Plan) -> str:

@@ -18,10 +18,10 @@ _MARGIN = 0.1
 
 def are_pixels(samples: Array | None, preprocess: Preprocess, model_input: TensorSpec) -> bool:
     """Whether samples (N, height, width, ...) can only be pictures before the arithmetic: what comes after it has
-    fractions. Channels first, they have been through something."""
+    fractions, but for 0 and 1, as in drawings of black and white. Channels first, they have been through something."""
     if samples is None or samples.dtype != np.uint8 or not isinstance(preprocess, ImagePre) or is_integer(model_input):
         return False
-    if samples.shape[1:3] != (preprocess.height, preprocess.width):
+    if samples.shape[1:3] != (preprocess.height, preprocess.width) or int(samples.max(initial=0)) <= 1:
         return False
     return any(mean != 0.0 for mean in preprocess.mean) or any(std != 1.0 for std in preprocess.std)
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from edgeinfer.quantize.evaluate import scores_itself
-from edgeinfer.quantize.preprocessing import parse_spec, read_spec
+from edgeinfer.quantize.spec import parse_spec, read_spec
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import ConfigError
 from edgeinfer.runtime.manifest import (

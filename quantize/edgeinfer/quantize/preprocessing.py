@@ -1,20 +1,16 @@
 """The preprocessing that a package declares: from `--preprocess`, or inferred from the model and the samples.
 
-A declaration is a TOML or JSON file, or inline: `kind=image,color=bgr,mean=0,std=255,layout=nhwc`. An entry
-without `=` continues the list before it: `mean=123.7,116.3,103.5`. `raw=true` says that the samples are what
-comes before the arithmetic: pictures (N, height, width, channels) of 0..255 in the declared colour order and
-of the model's size, sensor windows (N, length, channels) in their own units, or sound (N, length) as integers of full
-scale or floats of -1..1.
+How a declaration is written is in `spec`. `raw=true` says that the samples are what comes before the arithmetic:
+pictures (N, height, width, channels) of 0..255 in the declared colour order and of the model's size, sensor windows
+(N, length, channels) in their own units, or sound (N, length) as integers of full scale or floats of -1..1.
 """
 
-import difflib
 import functools
 import math
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,19 +18,17 @@ import numpy as np
 from edgeinfer.quantize.modelfile import is_integer
 from edgeinfer.quantize.pixels import ASSUMED, are_pixels
 from edgeinfer.quantize.rows import ArrayRows, ImageRows, Table, fit_to_model
-from edgeinfer.runtime.config import parse_config
+from edgeinfer.quantize.spec import parse_spec, read_spec
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import ConfigError, ModelError, SamplesError, SourceError
 from edgeinfer.runtime.manifest import AudioPre, ImagePre, Preprocess, TensorPre, TensorSpec, WindowPre
 from edgeinfer.runtime.preprocess import compile_preprocess, resolve_input
 
-__all__ = ["Declared", "declare", "infer", "model_rows", "noise", "parse_spec", "picture_rows", "read_spec"]
+__all__ = ["Declared", "declare", "infer", "model_rows", "noise", "picture_rows"]
 
-T = TypeVar("T", bound=msgspec.Struct)
 _IMAGE_RANK = 4
 _COLORS = 3
 _CHANNELS = {1: "gray", 3: "rgb"}
-_LISTS = {"mean", "std", "channels", "shape", "scale", "offset", "scales", "strides", "quiet", "columns"}
 _KINDS: dict[str, type[msgspec.Struct]] = {
     "image": ImagePre,
     "window": WindowPre,
@@ -95,78 +89,6 @@ def _complete_audio(fields: dict[str, Any], model_input: TensorSpec) -> None:
         fields.setdefault("length", size)
     if "length" not in fields:
         raise ConfigError("--preprocess: expected the length of the sound in samples", hint="kind=audio,length=16000")
-
-
-def read_spec(spec: str) -> dict[str, Any]:
-    """The fields of an inline declaration, of a JSON object, or of the TOML or JSON file that `spec` names."""
-    if spec.lstrip().startswith("{"):
-        return _decoded(spec, "--preprocess or --postprocess")
-    path = Path(spec)
-    if "=" not in spec or _is_file(path):
-        return _read_file(path)
-    fields: dict[str, Any] = {}
-    last = ""
-    for entry in spec.split(","):
-        key, equals, value = entry.strip().partition("=")
-        if equals:
-            last = key.strip()
-            fields[last] = [value.strip()] if last in _LISTS else value.strip()
-        elif last in _LISTS:
-            fields[last].append(entry.strip())
-        else:
-            raise ConfigError(f"expected key=value, found {entry!r} in {spec!r}")
-    return fields
-
-
-def _decoded(text: str, origin: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ConfigError(f"{origin}: expected a JSON object of keys: {error}") from error
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # an inline declaration that is longer than a name can be
-        return False
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        document = msgspec.json.decode(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}", hint="a file, or key=value,key=value") from error
-    except (tomllib.TOMLDecodeError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{path}: is neither TOML nor JSON as its suffix says: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: expected a table of keys, found {type(document).__name__}")
-    return document
-
-
-def parse_spec(fields: dict[str, Any], type_: type[T], *, origin: str) -> T:
-    """`fields` as a `type_`; numbers may be text. Raises ConfigError naming an unknown key or a wrong value."""
-    for key in ("mean", "std"):
-        if key in fields and not isinstance(fields[key], list):
-            fields = fields | {key: [fields[key]]}
-    known = {field.encode_name for field in msgspec.structs.fields(type_)} | {"kind"}
-    unknown = [key for key in fields if key not in known]
-    if unknown and difflib.get_close_matches(unknown[0], ["kind"]):
-        raise ConfigError(f"{origin}: unknown key {unknown[0]!r}", hint="did you mean 'kind'?")
-    if unknown:
-        # The configuration's own check words this, with the nearest known key.
-        parse_config("\n".join(f"{key} = 0" for key in unknown), type_, origin=origin)
-    try:
-        made = msgspec.convert(fields, type_, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {error}") from error
-    for field in msgspec.structs.fields(made):
-        value = getattr(made, field.name)
-        numbers = [n for n in (value if isinstance(value, tuple) else (value,)) if isinstance(n, float)]
-        if not all(math.isfinite(number) for number in numbers):
-            raise ConfigError(f"{origin}: expected finite numbers for {field.encode_name}, found {value}")
-    return made
 
 
 def _flag(value: object) -> bool:

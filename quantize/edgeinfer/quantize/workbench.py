@@ -105,11 +105,11 @@ class Workbench:
         """Nothing where the target is asked once only: that is kept for what is really made."""
         if not self.target.repeats:
             return {}
-        self.progress("a first look at speed alone", self._share())
         there: dict[str, Candidate] = {}
         for name in ids:
             if self.elapsed_s >= until_s:
                 break
+            self.progress(f"a first look at how fast {name} would be", self._share())
             sketched = self._maker.sketch(name, self._scheme(name))
             if sketched is not None:
                 there[name] = sketched

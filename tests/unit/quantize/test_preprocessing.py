@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from edgeinfer.quantize.dataset.samples import Loaded, prepared
-from edgeinfer.quantize.preprocessing import declare, infer, model_rows, read_spec
+from edgeinfer.quantize.preprocessing import declare, infer, model_rows
 from edgeinfer.quantize.rows import stacked
+from edgeinfer.quantize.spec import read_spec
 from edgeinfer.runtime.errors import ConfigError, SamplesError
 from edgeinfer.runtime.manifest import ImagePre, TensorPre, TensorSpec, WindowPre
 
@@ -190,6 +191,7 @@ def test_pixels_are_known_by_their_type() -> None:
     assert not declare("kind=image,std=255,raw=false", IMAGE, samples=pixels).raw
     assert not declare("kind=image,std=1", IMAGE, samples=pixels).raw  # the same either way
     assert not declare("kind=image,std=255", IMAGE, samples=pixels.astype(np.float32)).raw
+    assert not declare("kind=image,std=255", IMAGE, samples=pixels // 200).raw  # drawings of 0 and 1
 
 
 def test_pictures_that_the_declaration_cannot_have_made_are_refused() -> None:

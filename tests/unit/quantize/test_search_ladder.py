@@ -566,3 +566,71 @@ def test_an_exhaustive_search_mends_all_that_could_win() -> None:
     offers = [offer(name, mixes=frozenset({"float"})) for name in names]
     found = bench.run(Goal(1.0), offers, ["onnx-fp32"], exhaustive=True)
     assert {tried.scheme for tried in found.tried} == set(names)
+
+
+def test_the_file_of_a_float_model_that_is_too_large_is_still_good_to_begin_with() -> None:
+    records = FLOAT | {"onnx-fp32-pruned": Recorded(800, 0.9), "onnx-a": Recorded(300, 0.5)}
+    records |= {"onnx-a-pruned": Recorded(200, 0.45)}
+    offers = [
+        offer("onnx-fp32-pruned", quantizes=False),
+        offer("onnx-a"),
+        offer("onnx-a-pruned", after="onnx-fp32-pruned", prunes="onnx-a"),
+    ]
+    goal = Goal(1.0, max_bytes=250, objective="size")
+    assert chosen(RecordedBench(records).run(goal, offers, ["onnx-fp32"]), goal) == "onnx-a-pruned"
+
+
+def test_one_that_gains_no_speed_is_made_where_nothing_else_is_small_enough() -> None:
+    records = FLOAT | {"onnx-fp32-pruned": Recorded(800, 0.9), "onnx-a": Recorded(300, 0.5)}
+    records |= {"onnx-a-pruned": Recorded(200, 0.495)}
+    offers = [
+        offer("onnx-fp32-pruned", quantizes=False),
+        offer("onnx-a"),
+        offer("onnx-a-pruned", after="onnx-fp32-pruned", prunes="onnx-a"),
+    ]
+    goal = Goal(1.0, max_bytes=250)
+    assert chosen(RecordedBench(records, sketched=True).run(goal, offers, ["onnx-fp32"]), goal) == "onnx-a-pruned"
+    roomy = RecordedBench(records, sketched=True).run(Goal(1.0), offers, ["onnx-fp32"])
+    assert roomy.entries["onnx-a-pruned"].refused == "not made: hardly faster than onnx-a, which has all channels"
+
+
+def test_of_what_was_not_made_the_fastest_is_looked_at_first() -> None:
+    records = FLOAT | {"onnx-a": Recorded(500, 0.5, 0.5), "onnx-b": Recorded(500, 4.0), "onnx-c": Recorded(500, 3.0)}
+    bench = RecordedBench(records, sketched=True)
+    found = bench.run(Goal(1.0), [offer(f"onnx-{x}") for x in "abc"], ["onnx-fp32"])
+    assert [order.ids for order in bench.asked(Make)] == [("onnx-a",), ("onnx-c",)]
+    assert found.entries["onnx-c"].judged is not None
+
+
+def test_what_is_made_after_all_has_to_run_on_the_target() -> None:
+    records = FLOAT | {
+        "onnx-a": Recorded(500, 0.5, 0.5),
+        "onnx-b": Recorded(500, 3.0, fails_on_target="no such operation there"),
+    }
+    sketches = {"onnx-a": Timing(ratio=0.5), "onnx-b": Timing(ratio=3.0)}
+    bench = RecordedBench(records, sketches=sketches)
+    found = bench.run(Goal(1.0), [offer("onnx-a"), offer("onnx-b")], ["onnx-fp32"])
+    assert found.entries["onnx-b"].refused == "no such operation there"
+    assert chosen(found, Goal(1.0)) == "", "all that runs loses too much"
+
+
+def test_time_that_is_up_when_only_what_is_too_slow_is_left_cuts_nothing_short() -> None:
+    records = FLOAT | {"onnx-a": Recorded(500, 0.4), "onnx-b": Recorded(500, 0.9)}
+    bench = RecordedBench(records, sketched=True, seconds_an_order=5.0)
+    found = bench.run(Goal(1.0, time_s=59.0), [offer("onnx-a"), offer("onnx-b")], ["onnx-fp32"])
+    assert found.entries["onnx-b"].refused.startswith("not made: ")
+    assert not found.cut_short
+
+
+def test_what_was_made_to_begin_others_with_is_judged_though_the_time_is_up() -> None:
+    records = FLOAT | {"onnx-fp32-pruned": Recorded(800, 0.6), "onnx-a": Recorded(500, 0.9, 0.5)}
+    records |= {"onnx-a-pruned": Recorded(400, 0.5)}
+    offers = [
+        offer("onnx-a"),
+        offer("onnx-fp32-pruned", quantizes=False),
+        offer("onnx-a-pruned", after="onnx-fp32-pruned", prunes="onnx-a"),
+    ]
+    bench = RecordedBench(records, seconds_an_order=2.0)
+    found = bench.run(Goal(1.0, time_s=10.0), offers, ["onnx-fp32"])
+    assert [order.ids for order in bench.asked(Make)] == [("onnx-fp32-pruned",), ("onnx-a",)]
+    assert chosen(found, Goal(1.0)) == "onnx-fp32-pruned"

@@ -155,6 +155,24 @@ def test_speed_is_seen_by_sketches_that_are_not_kept(network: Path, open_bench: 
     assert list(bench.folder.iterdir()) == []
 
 
+def test_a_sketch_runs_on_the_engine_of_its_scheme(network: Path, open_bench: OpenBench) -> None:
+    """OpenVINO's schemes begin with the float model of ONNX Runtime."""
+    asked: list[str] = []
+
+    class Listening(RecordedTarget):
+        def time(self, candidates: Sequence[Candidate], **_: object) -> dict[str, Timing]:
+            asked.extend(one.engine for one in candidates)
+            return {one.id: Timing(10.0, 1.0, 0.9, 1.1) for one in candidates}
+
+    bench = open_bench(network, target=Listening({}, repeats=True))
+    onnx_material = bench.materials["onnx"]
+    other = Scheme("openvino-fp32", "openvino", "fp32", "made up", copied, quantizes=False)
+    bench.materials = {"onnx": onnx_material, "openvino": replace(onnx_material, schemes={other.id: other})}
+    bench = replace(bench)  # which makes its maker anew
+    assert set(bench.do(Sketch(("openvino-fp32",))).sketches) == {"openvino-fp32"}
+    assert asked == ["onnx", "openvino"]
+
+
 def test_a_target_that_is_asked_once_is_not_asked_for_sketches(network: Path, open_bench: OpenBench) -> None:
     assert open_bench(network).do(Sketch(("onnx-int8-weights",))).sketches == {}
 

@@ -1,5 +1,6 @@
 """Speed before accuracy: what is too slow, by something like it that was sooner made, is not made at all."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ from edgeinfer.quantize.search.orders import Make, Screen, Sketch
 from edgeinfer.quantize.search.settle import near
 from edgeinfer.quantize.search.state import State, Steps
 
-__all__ = ["came_to_something", "hopeless", "outdone", "sketch", "swiftest"]
+__all__ = ["came_to_something", "expected_cost", "hopeless", "outdone", "sketch", "swiftest"]
 
 # Fewer channels are to gain more than this, or the model with all of them will do.
 _GAIN = 0.97
@@ -71,11 +72,17 @@ def outdone(state: State, entry: Entry) -> str:
     return f"{times} than {best.id}, which keeps the budget"
 
 
+def expected_cost(state: State, name: str) -> float:
+    """What one that was put aside costs, as far as that is known."""
+    expected = _expected(state, state.offers[name]) if name in state.offers else state.entry(name)
+    return state.goal.cost(expected) if expected is not None else math.inf
+
+
 def came_to_something(state: State, name: str) -> bool:
-    """Whether it is a file that runs: if too slow beside another one, still good to begin with."""
-    if not state.made(name) or not state.entry(name).bytes:
+    """Whether it is a file that runs: if too slow beside another one, or too large, still good to begin with."""
+    if not state.made(name) or not (entry := state.entry(name)).bytes:
         return False
-    return not state.entry(name).refused or name in state.screened_out
+    return not entry.refused or name in state.screened_out or entry.refused == state.goal.too_large(entry)
 
 
 def _will_be_known(state: State, offer: Offer) -> bool:

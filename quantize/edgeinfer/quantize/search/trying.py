@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from edgeinfer.quantize.search.entry import Entry, Offer
 from edgeinfer.quantize.search.orders import Evaluate, Make, Screen
-from edgeinfer.quantize.search.sketching import came_to_something, hopeless, outdone, swiftest
+from edgeinfer.quantize.search.sketching import came_to_something, expected_cost, hopeless, outdone, swiftest
 from edgeinfer.quantize.search.state import State, Steps
 
 __all__ = ["find_one_that_keeps", "reconsider", "try_all", "try_schemes"]
@@ -21,16 +21,18 @@ def try_schemes(state: State, *, rung: int, share: float) -> Steps:
     later = [offer for offer in offers if offer not in now and came_to_something(state, offer.after)]
     yield from _by_speed(state, later, share=share)
     made = [offer.id for offer in (*now, *later) if state.made(offer.id) and offer.id not in state.passed_over]
+    yield from _judge(state, made)  # also those that were made to begin others with, where the time was up before
     state.close(f"schemes, rung {rung}", looked_at=len(made), left=sum(state.keeps(name) for name in made))
 
 
 def _by_speed(state: State, offers: Sequence[Offer], *, share: float) -> Steps:
     """The fastest first, as far as that is known: what is slower is made where these break the budget."""
-    offers = list(offers)
+    offers = _without_hopeless(state, offers)
     tried = False
     while offers and (not tried or state.has_time(share)):
-        batch, offers = swiftest(state, _without_hopeless(state, offers))
+        batch, offers = swiftest(state, offers)
         yield from try_all(state, [offer.id for offer in batch], share=share)
+        offers = _without_hopeless(state, offers)
         tried = True
 
 
@@ -68,10 +70,11 @@ def find_one_that_keeps(state: State, *, share: float) -> Steps:
     keeps it: that nothing does is said only of what was looked at, and never hangs on how fast something seemed."""
     judged = [entry for entry in state.found.entries.values() if entry.judged is not None]
     made = [entry.id for entry in judged if entry.id not in state.floats and not entry.refused]
-    if not made or any(state.keeps(name) for name in made):
+    kept = [name for name in (*made, *state.floats) if state.keeps(name)]
+    if any(name in kept for name in made) or (kept and not made):
         return
-    aside = [*sorted(state.screened_out, key=lambda name: (state.cost(name), name)), *sorted(state.passed_over)]
-    for name in aside:
+    aside = {*state.screened_out, *state.passed_over}
+    for name in sorted(aside, key=lambda name: (expected_cost(state, name), name)):
         if not state.has_time(share):
             return
         yield from _look_after_all(state, name)
@@ -88,7 +91,10 @@ def _look_after_all(state: State, name: str) -> Steps:
         yield from state.ask(Screen((name,)))
     else:
         state.readmit(name)
-    if not state.entry(name).refused:
+    entry = state.entry(name)
+    if refused := entry.refused or _unfit(state, entry):
+        state.refuse(name, refused)
+    else:
         yield from state.ask(Evaluate(name))
 
 
