@@ -280,21 +280,23 @@ def test_energy_is_cpu_time_where_nothing_else_is_readable() -> None:
     assert goal.cost(dataclasses.replace(entry, timing=None)) == math.inf
 
 
+class Lucky(RecordedBench):
+    """The first look at `onnx-a` finds it faster than it is; side by side it shows."""
+
+    def _screen(self, name: str) -> None:
+        super()._screen(name)
+        if name == "onnx-a":
+            self._set(name, timing=Timing(ratio=0.4))
+
+    def _answer(self, order: Order) -> Answer:
+        if isinstance(order, Time):
+            for name in order.ids:
+                super()._screen(name)
+        return super()._answer(order)
+
+
 def test_one_screened_out_beside_what_turned_out_to_be_slow_is_looked_at_again() -> None:
     """The leader's first look was lucky: settled, it is no faster than what it had put out of the question."""
-
-    class Lucky(RecordedBench):
-        def _screen(self, name: str) -> None:
-            super()._screen(name)
-            if name == "onnx-a":
-                self._set(name, timing=Timing(ratio=0.4))
-
-        def _answer(self, order: Order) -> Answer:
-            if isinstance(order, Time):
-                for name in order.ids:
-                    super()._screen(name)
-            return super()._answer(order)
-
     bench = Lucky(FLOAT | {"onnx-a": Recorded(500, 0.7), "onnx-b": Recorded(500, 0.6)})
     found = bench.run(Goal(1.0), [offer("onnx-a"), offer("onnx-b")], ["onnx-fp32"])
     assert "onnx-b" in found.timed
@@ -504,19 +506,6 @@ def test_that_nothing_keeps_the_budget_is_not_said_of_what_was_not_made() -> Non
 
 def test_what_was_not_made_beside_what_turned_out_to_be_slow_is_made_after_all() -> None:
     """The leader's sketch and first look were lucky."""
-
-    class Lucky(RecordedBench):
-        def _screen(self, name: str) -> None:
-            super()._screen(name)
-            if name == "onnx-a":
-                self._set(name, timing=Timing(ratio=0.4))
-
-        def _answer(self, order: Order) -> Answer:
-            if isinstance(order, Time):
-                for name in order.ids:
-                    super()._screen(name)
-            return super()._answer(order)
-
     bench = Lucky(FLOAT | {"onnx-a": Recorded(500, 0.7), "onnx-b": Recorded(500, 0.6)})
     bench.sketches = {"onnx-a": Timing(ratio=0.4), "onnx-b": Timing(ratio=0.6)}
     found = bench.run(Goal(1.0), [offer("onnx-a"), offer("onnx-b")], ["onnx-fp32"])
