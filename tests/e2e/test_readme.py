@@ -24,6 +24,17 @@ def checkout(tmp_path: Path, repository: Path) -> Path:
     return tmp_path
 
 
+def files_of(readme: str) -> dict[str, str]:
+    """The configuration files that the README has its reader write, by name."""
+    return {match["name"]: match["text"] for match in _FILE.finditer(readme)}
+
+
+def test_the_readme_names_each_file_above_its_text(repository: Path) -> None:
+    text = (repository / "README.md").read_text()
+    assert set(files_of(text)) == {"digits.toml", "device.toml", "agent.toml", "console.toml"}
+    assert len(files_of(text)) == text.count("```toml")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_readme_runs(checkout: Path, repository: Path) -> None:
@@ -33,9 +44,7 @@ def test_the_readme_runs(checkout: Path, repository: Path) -> None:
         pytest.skip("mosquitto is not installed")
     text = (repository / "README.md").read_text()
     broker, page = str(free_port()), str(free_port())
-    files = {match["name"]: match["text"] for match in _FILE.finditer(text)}
-    assert set(files) == {"digits.toml", "device.toml", "agent.toml", "console.toml"}
-    for name, content in files.items():
+    for name, content in files_of(text).items():
         (checkout / name).write_text(content.replace("1883", broker).replace("8080", page))
     script = "set -euo pipefail\n" + "\n".join(_SHELL.findall(text)).replace("1883", broker)
 
