@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from brokers import Mosquitto
 from consoles import RunningConsole, WireDevice, console_toml, made_package, made_results
@@ -43,25 +43,6 @@ def device(broker: Mosquitto, console: RunningConsole) -> Iterator[WireDevice]:
         started.come_online(groups=["canary"])
         wait_until(lambda: console.audit("dev-1")["epochs"] != [], what="the device to be known")
         yield started
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page that tolerates no error of its script and no breach of its content policy."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    opened.set_default_timeout(60_000)
-    complaints: list[str] = []
-
-    def listen(message: ConsoleMessage) -> None:
-        # What a fetch or a stream says of a console that is away is not the page's fault.
-        if message.type == "error" and "Failed to load resource" not in message.text:
-            complaints.append(message.text)
-
-    opened.on("console", listen)
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    yield opened
-    opened.close()
-    assert complaints == []
 
 
 def _report(device: WireDevice, digest: str, version: str = "1.0.0") -> None:

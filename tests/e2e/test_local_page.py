@@ -6,14 +6,13 @@ import json
 import re
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from brokers import free_port
 from daemon_process import Daemon, configuration
@@ -22,25 +21,6 @@ from packages import identity_model, make_package, picture_model
 from waiting import wait_until
 
 _SCRIPT = "<img src=x onerror=\"document.title='hacked'\">"
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page that tolerates no error of its script and no breach of its content policy."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    opened.set_default_timeout(60_000)
-    complaints: list[str] = []
-
-    def listen(message: ConsoleMessage) -> None:
-        # What a fetch says of a daemon that is away is not the page's fault.
-        if message.type == "error" and "Failed to load resource" not in message.text:
-            complaints.append(message.text)
-
-    opened.on("console", listen)
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    yield opened
-    opened.close()
-    assert complaints == []
 
 
 class Device:

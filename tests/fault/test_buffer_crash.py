@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from edgeinfer.runtime.chunk import TOMBSTONE
 from edgeinfer.runtime.codec import decode
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.results import Item, Kind, Result
+from small_disks import small_disk
 from waiting import wait_until
 
 # Appends without end; each line says what was durable at that moment.
@@ -90,20 +90,10 @@ def assert_whole(path: Path, last: int) -> int:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    done = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"mounting a small tmpfs is refused here: {done.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", mebibytes=3):
+        yield tmp_path / "disk"
 
 
 def noise(number: int) -> Result:
@@ -113,10 +103,10 @@ def noise(number: int) -> Result:
     return Result(Kind.DETECTION, rng.getrandbits(60), number, rng.getrandbits(30), rng.getrandbits(30), items)
 
 
-def test_a_full_disk_is_waited_out_and_nothing_is_lost(small_disk: Path) -> None:
-    ballast = small_disk / "ballast"
+def test_a_full_disk_is_waited_out_and_nothing_is_lost(disk: Path) -> None:
+    ballast = disk / "ballast"
     ballast.write_bytes(bytes(1200 << 10))
-    buffer = Buffer(BufferConfig(path=str(small_disk / "buffer.db"), flush_interval_s=0.02), acknowledged=lambda _: 0)
+    buffer = Buffer(BufferConfig(path=str(disk / "buffer.db"), flush_interval_s=0.02), acknowledged=lambda _: 0)
     number = 0
     while not buffer.error:
         for _ in range(200):
@@ -126,21 +116,21 @@ def test_a_full_disk_is_waited_out_and_nothing_is_lost(small_disk: Path) -> None
         assert number < 100_000, "the disk should be full by now"
     durable = buffer.durable_seq
     assert 0 < durable < number
-    with BufferReader(small_disk / "buffer.db") as reader:
+    with BufferReader(disk / "buffer.db") as reader:
         assert reader.durable_seq() == durable
     ballast.unlink()
     wait_until(lambda: not buffer.pending, what="the buffer to recover")
     assert buffer.error == ""
     assert buffer.durable_seq == number
     assert buffer.close()
-    with BufferReader(small_disk / "buffer.db") as reader:
+    with BufferReader(disk / "buffer.db") as reader:
         frames = [row.frame for c in reader.chunks(0, limit=10_000) for row in decode(c.codec, c.body, n=c.n)]
     assert frames == list(range(number))
 
 
-def test_a_disk_that_stays_full_lets_the_daemon_end(small_disk: Path) -> None:
-    (small_disk / "ballast").write_bytes(bytes(2 << 20))
-    buffer = Buffer(BufferConfig(path=str(small_disk / "buffer.db"), flush_interval_s=0.02), acknowledged=lambda _: 0)
+def test_a_disk_that_stays_full_lets_the_daemon_end(disk: Path) -> None:
+    (disk / "ballast").write_bytes(bytes(2 << 20))
+    buffer = Buffer(BufferConfig(path=str(disk / "buffer.db"), flush_interval_s=0.02), acknowledged=lambda _: 0)
     number = 0
     while not buffer.error:
         for _ in range(200):
@@ -153,16 +143,16 @@ def test_a_disk_that_stays_full_lets_the_daemon_end(small_disk: Path) -> None:
     assert not buffer._thread.is_alive()
 
 
-def test_a_read_only_disk_is_refused_and_one_that_becomes_so_is_waited_out(small_disk: Path) -> None:
-    path = small_disk / "buffer.db"
+def test_a_read_only_disk_is_refused_and_one_that_becomes_so_is_waited_out(disk: Path) -> None:
+    path = disk / "buffer.db"
     config = BufferConfig(path=str(path), flush_interval_s=0.02)
     assert Buffer(config, acknowledged=lambda _: 0).close()
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(BufferStorageError, match="cannot be opened"):
         Buffer(config, acknowledged=lambda _: 0)
     with BufferReader(path) as reader:
         assert reader.durable_seq() == 0
-    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     buffer = Buffer(config, acknowledged=lambda _: 0)
     buffer.append("p", noise(0))
     assert buffer.flush(60.0)

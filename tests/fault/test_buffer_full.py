@@ -1,8 +1,6 @@
 """A disk that the buffer itself has filled: it heals when results are acknowledged, and without that too."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from edgeinfer.runtime.buffer_reader import BufferReader
 from edgeinfer.runtime.buffer_store import BufferStore, NewChunk
 from edgeinfer.runtime.chunk import TOMBSTONE
 from edgeinfer.runtime.errors import BufferStorageError
+from small_disks import small_disk
 
 CHUNK = 50_000
 
@@ -20,18 +19,8 @@ CHUNK = 50_000
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB, far below the buffer's cap."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    done = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"mounting a small tmpfs is refused here: {done.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", mebibytes=24):
+        yield tmp_path / "disk"
 
 
 def write(store: BufferStore) -> bool:

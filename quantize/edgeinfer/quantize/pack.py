@@ -84,7 +84,7 @@ class Contents:
 
 
 def check_identity(identity: Identity) -> SigningKey | None:
-    """Refuse early what would be refused after minutes of work. Raises UsageError, SignatureError."""
+    """Refuse early what would be refused after minutes of work. Raises UsageError."""
     for what, value, type_, hint in (
         ("name", identity.name, Name, "lower case letters, digits, dots, dashes; for instance door-camera"),
         ("version", identity.version, SemVer, "MAJOR.MINOR.PATCH, for instance 1.0.0"),

@@ -25,7 +25,7 @@ def make_key(output: Path) -> tuple[Path, Path]:
 
 
 def load_key(path: Path) -> SigningKey:
-    """The private key in `path`. Raises UsageError where there is no such file, SignatureError where it holds none."""
+    """The private key in `path`. Raises UsageError where there is no such file, or none in it."""
     if not path.is_file():
         raise UsageError(f"{path}: no such key file", hint="make a key: edgeinfer package keygen PATH")
     return SigningKey.load(path)
@@ -34,8 +34,7 @@ def load_key(path: Path) -> SigningKey:
 def sign_package(path: Path, key_file: Path) -> str:
     """Add a signature by the key in `key_file`, in place; returns the key's id. The digest stays the same.
 
-    Every file is checked first: a damaged package is never signed. Raises UsageError, PackageError,
-    SignatureError.
+    Every file is checked first: a damaged package is never signed. Raises UsageError, PackageError.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such package")

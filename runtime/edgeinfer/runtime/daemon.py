@@ -324,11 +324,11 @@ def _check_keys(config: RuntimeConfig) -> None:
     for key in (*config.trust.release_keys, *config.trust.console_keys):
         try:
             parse_public_key(key)
-        except SignatureError as error:
+        except UsageError as error:
             if key.endswith(".pub") and not Path(key).exists():
                 logger.warning("event=key_missing file=%s", key)
             else:
-                raise ConfigError(f"[trust]: {error}") from error
+                raise ConfigError(f"[trust]: {error.message}", hint=error.hint) from error
 
 
 def main(argv: Sequence[str]) -> int:

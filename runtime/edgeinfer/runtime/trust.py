@@ -11,13 +11,19 @@ from pathlib import Path
 import msgspec
 
 from edgeinfer.runtime.decoding import MALFORMED
-from edgeinfer.runtime.errors import SignatureError
+from edgeinfer.runtime.errors import SignatureError, UsageError
 from edgeinfer.runtime.hashing import sha256
 from edgeinfer.runtime.manifest import Signature
 
 __all__ = ["Envelope", "SigningKey", "key_id", "open_envelope", "parse_public_key", "seal", "verify"]
 
 _KEY_BYTES = 32
+# Of a key file; a model that was named by mistake is not read as a whole.
+_MAX_FILE_BYTES = 4096
+_HINTS = {
+    "private": "edgeinfer package keygen FILE.key makes one: name that file",
+    "public": "name the .pub file that lies beside the private key, or give what it holds",
+}
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -28,13 +34,13 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class SigningKey:
-    """A private Ed25519 key. Its `repr` never shows the secret."""
+    """A private Ed25519 key. Its `repr` never shows the secret. Raises UsageError for what is none."""
 
     def __init__(self, seed: bytes) -> None:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         if len(seed) != _KEY_BYTES:
-            raise SignatureError(f"expected a private key of {_KEY_BYTES} bytes, found {len(seed)}")
+            raise UsageError(f"expected a private key of {_KEY_BYTES} bytes, found {len(seed)}")
         self._seed = seed
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
         self.public = self._key.public_key().public_bytes_raw()
@@ -48,6 +54,9 @@ class SigningKey:
 
     @classmethod
     def load(cls, path: Path) -> "SigningKey":
+        """Raises UsageError where there is no key in `path`, or the public one."""
+        if path.suffix == ".pub":
+            raise UsageError(f"{path}: expected a private key, found the name of a public one", hint=_HINTS["private"])
         return cls(_read_hex(path, "private"))
 
     @classmethod
@@ -78,15 +87,19 @@ def key_id(public: bytes) -> str:
 
 
 def parse_public_key(text: str) -> bytes:
-    """A public key in hex, or the path of a `.pub` file that holds one. Raises SignatureError."""
+    """A public key in hex, or the path of a `.pub` file that holds one. Raises UsageError for what is none."""
     candidate = text.strip()
     # A path may have 64 characters, too.
     if len(candidate) != 2 * _KEY_BYTES or candidate.endswith(".pub"):
+        if candidate.endswith(".key"):
+            raise UsageError(f"{candidate}: expected a public key, found the name of a private one", hint=_HINTS["public"])
         return _read_hex(Path(candidate), "public")
     try:
         return bytes.fromhex(candidate)
     except ValueError as error:
-        raise SignatureError("expected a public key of 64 hex digits") from error
+        raise UsageError(
+            f"expected a public key of {2 * _KEY_BYTES} hex digits, found {candidate!r}", hint=_HINTS["public"]
+        ) from error
 
 
 def verify(data: bytes, signatures: Iterable[Signature], trusted: Sequence[bytes]) -> str:
@@ -137,10 +150,18 @@ def open_envelope(raw: bytes, trusted: Sequence[bytes]) -> bytes:
 
 
 def _read_hex(path: Path, what: str) -> bytes:
+    """What is found is never shown: it may be a secret of another kind. Raises UsageError."""
     try:
-        raw = bytes.fromhex(path.read_text(encoding="ascii").strip())
+        with path.open("rb") as file:
+            found = file.read(_MAX_FILE_BYTES).strip()
     except (OSError, ValueError) as error:
-        raise SignatureError(f"{path}: expected a {what} key in hex: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path}: expected a {what} key in hex: {reason}", hint=_HINTS[what]) from error
+    try:
+        raw = bytes.fromhex(found.decode("ascii"))
+    except ValueError:
+        kind = "a PEM file" if found.startswith(b"-----BEGIN ") else "something else"
+        raise UsageError(f"{path}: expected a {what} key in hex, found {kind}", hint=_HINTS[what]) from None
     if len(raw) != _KEY_BYTES:
-        raise SignatureError(f"{path}: expected a {what} key of {_KEY_BYTES} bytes, found {len(raw)}")
+        raise UsageError(f"{path}: expected a {what} key of {_KEY_BYTES} bytes, found {len(raw)}", hint=_HINTS[what])
     return raw

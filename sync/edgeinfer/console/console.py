@@ -46,7 +46,7 @@ _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 class Console:
     """Owns the threads and files of a console. `start()` never waits for a broker.
 
-    Raises ConfigError (token), SignatureError (keys), StorageError (database), and BufferStorageError where another
+    Raises ConfigError (token, keys), StorageError (database), and BufferStorageError where another
     console has the same data.
     """
 

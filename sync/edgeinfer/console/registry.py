@@ -9,7 +9,7 @@ from pathlib import Path
 from edgeinfer.console.blobs import BlobStore
 from edgeinfer.console.repository import Repository
 from edgeinfer.console.repository.base import Package
-from edgeinfer.runtime.errors import PackageError, UsageError
+from edgeinfer.runtime.errors import ConfigError, PackageError, UsageError
 from edgeinfer.runtime.manifest import DetectPost
 from edgeinfer.runtime.package import PackageFile, sha256_file
 from edgeinfer.runtime.trust import parse_public_key, verify
@@ -27,8 +27,11 @@ class Registry:
         self.set_release_keys(release_keys)
 
     def set_release_keys(self, release_keys: Sequence[str]) -> None:
-        """Raises SignatureError for something that is no key."""
-        self._trusted = [parse_public_key(key) for key in release_keys]
+        """Raises ConfigError for something that is no key."""
+        try:
+            self._trusted = [parse_public_key(key) for key in release_keys]
+        except UsageError as error:
+            raise ConfigError(f"[trust] release_keys: {error.message}", hint=error.hint) from error
 
     def add(self, file: Path) -> tuple[Package, bool]:
         """Take the package in `file`, which is moved away. Returns it, and whether it is new.

@@ -114,7 +114,7 @@ class Commands:
         command = _unverified(raw)
         try:
             self._check_signature(raw)
-        except SignatureError as error:
+        except (SignatureError, UsageError) as error:  # also of a file in [trust] that holds no key
             self._refuse(command, error.message, now_s)
             return
         if (said := self._said.get(command.id)) is not None:  # it was done, and the answer got lost
@@ -157,7 +157,7 @@ class Commands:
             self._refuse(command, reason, now_s)
 
     def _check_signature(self, raw: bytes) -> None:
-        """Raises SignatureError."""
+        """Raises SignatureError, and UsageError where [trust] names no keys."""
         if not self._config.trust.console_keys:
             raise SignatureError("no command is taken here: [trust] console_keys of sync.toml is empty")
         from edgeinfer.runtime.trust import open_envelope, parse_public_key
