@@ -48,12 +48,15 @@ FAMILIES = (
         "Float",
         r"onnx-fp32|litert-fp32|onnx-fp32-slim",
         """\
-The given models take part as they are; `onnx-fp32-slim` is the ONNX one with batch norms and constants folded and
-leftovers removed.
+The given models take part as they are; `onnx-fp32-slim` is the ONNX one with batch norms and constants folded,
+leftovers removed, and convolutions in the form that ONNX Runtime has its fastest kernels for: those along one axis as
+ones over pictures of one row, odd numbers of channels filled up where there are few places. All other ONNX schemes
+begin with it.
 
 **Wins** where the other engine is simply faster, which differs from model to model: give both files where there are
-both. Slimming shortens what was exported carelessly; ONNX Runtime folds most of it by itself when it loads. Where
-nothing quantized is better, the float model is shipped, and the report says so.""",
+both. Slimming wins for nets over sound and sensor rows: Silero VAD takes 0.57 of its time, with the same results, and
+made-up nets of 16 to 128 channels 0.4 to 0.85. **Does not** win for pictures, which ONNX Runtime treats so by itself
+when it loads. Where nothing quantized is better, the float model is shipped, and the report says so.""",
     ),
     Family(
         "Half precision",

@@ -1,8 +1,10 @@
-"""What all tests share: where the labelled sample data lies, how random examples are drawn, and that an interrupt means
-what it says."""
+"""What all tests share: where the labelled sample data and temporary files lie, how random examples are drawn, and that
+an interrupt means what it says."""
 
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,17 @@ _UNTIMED = settings(
 settings.register_profile("explore", _UNTIMED)
 settings.register_profile("ci", _UNTIMED, derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "explore")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests, and the programs that they start, make in the folder for temporary files lies among pytest's own:
+    later runs remove it, also where a run was ended."""
+    folder = str(tmp_path_factory.mktemp("t"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -225,6 +225,23 @@ class TestTopic:
             device.leave(client)
         assert [frame.data[0].tolist() for frame in found] == expected, "and not what was retained"
 
+    def test_messages_that_lack_channels_of_the_package_end_it_with_what_is_missing(self, tmp_path: Path) -> None:
+        with TopicDevice(tmp_path) as device:
+            client = device.client()
+            said: list[str] = []
+            config = TopicSource(topic="t/a", port=device.broker.port)
+            source = open_source(config, threading.Event(), ("temp", "co2"))
+            reader = threading.Thread(target=lambda: said.append(read_until_error(source)))
+            reader.start()
+            wait_until(lambda: " t/a" in device.broker.log.read_text(), what="the subscription")
+            for _ in range(10):
+                client.publish("t/a", b'{"temp": 20, "rssi": -70}', qos=1).wait_for_publish(60)
+            reader.join(60)
+            source.close()
+            device.leave(client)
+        assert "takes the channels temp, co2; found temp, rssi, without co2" in said[0]
+        assert "columns = [...]" in said[0]
+
     def test_a_refused_client(self, tmp_path: Path) -> None:
         passwords = tmp_path / "passwords"
         passwords.write_text("")

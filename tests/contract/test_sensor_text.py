@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -134,13 +135,13 @@ class TestText:
         ("columns", "channels", "expected"),
         [
             ((), ("b", "a"), [2, 1]),
-            ((), ("b", "other"), [1, 2, 3]),
-            (("a", "c"), ("c", "a"), [1, 3]),
+            (("a", "c"), ("c", "a"), [3, 1]),
+            (("a", "c"), ("x", "y"), [1, 3]),
             ((), (), [1, 2, 3]),
         ],
-        ids=["by name", "not all there", "named here", "none"],
+        ids=["by name", "named here too", "named otherwise", "none"],
     )
-    def test_columns_that_nobody_names_are_those_of_the_package(
+    def test_columns_are_those_of_the_package(
         self,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -162,6 +163,18 @@ class TestText:
                 assert frame is not None
                 assert frame.data[0].tolist() == expected
                 source.close()
+
+    @pytest.mark.parametrize("format_", ["csv", "jsonl"])
+    def test_rows_that_lack_channels_of_the_package(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: Literal["csv", "jsonl"]
+    ) -> None:
+        (tmp_path / "s").write_text({"csv": "a,b\n1,2\n", "jsonl": '{"a": 1, "b": 2}\n'}[format_])
+        with (tmp_path / "s").open() as standard_input:
+            monkeypatch.setattr("sys.stdin", standard_input)
+            source = open_source(StdinSource(format=format_), threading.Event(), ("b", "other"))
+            with pytest.raises(ConfigError, match="takes the channels b, other; found a, b, without other"):
+                source.read()
+            source.close()
 
     def test_json_with_times(self, monkeypatch: pytest.MonkeyPatch) -> None:
         reading, writing = os.pipe()

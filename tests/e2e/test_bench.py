@@ -13,6 +13,7 @@ import pytest
 
 from edgeinfer.quantize.commands import create_package
 from edgeinfer.runtime.package import PackageFile, encode_manifest, sha256_file, write_package
+from edgeinfer.runtime.scratch import scratch_folder
 from packages import linear_model, make_package
 from waiting import wait_until
 
@@ -191,6 +192,9 @@ def test_children_die_with_a_parent_that_is_killed(
     process.kill()
     process.communicate(timeout=240)
     wait_until(lambda: all(has_ended(pid) for pid in stuck), what="the end of the children")
+    (left,) = tmp_path.glob("edgeinfer-bench-*")
+    with scratch_folder("edgeinfer-quantize-", within=tmp_path):
+        assert not left.exists()
 
 
 def test_ctrl_c_prints_what_was_measured(package: Path) -> None:

@@ -1,6 +1,7 @@
 """Candidates are timed on a device of the fleet: real broker, console, agent and daemon."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ import pytest
 
 from edgeinfer.console.bench_client import ConsoleFleet
 from edgeinfer.quantize.candidate import Candidate
+from edgeinfer.quantize.targets.bundle import write_bundle
 from edgeinfer.quantize.targets.fleet import DeviceTarget
+from edgeinfer.runtime.bench_order import BenchAnswer
 from edgeinfer.runtime.errors import ConsoleError, RemoteError, SignatureError, UsageError
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.package import PackageFile
@@ -23,6 +26,12 @@ from waiting import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "quantize" / "edgeinfer" / "quantize" / "examples"
 SAMPLE = np.ones((1, 8), np.float32)
+BENCH = """
+import sys
+from pathlib import Path
+from edgeinfer.console.bench_client import ConsoleFleet
+ConsoleFleet(sys.argv[1], None).bench(sys.argv[2], Path(sys.argv[3]), seconds=600, threads=1, timeout_s=3600)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +105,34 @@ def test_a_target_says_what_the_device_is_and_times(loop: Installation, target: 
     assert found["onnx-fp32"].ratio == 1.0
     assert found["onnx-u8"].ratio_low <= found["onnx-u8"].ratio <= found["onnx-u8"].ratio_high
     assert not loop.console.log.read_text().count("Traceback")
+
+
+def bench_answer(loop: Installation) -> BenchAnswer:
+    with RuntimeDb(loop.folder / "device" / "runtime.db", read_only=True) as db:
+        return db.bench()
+
+
+def test_an_interrupt_ends_it_on_the_device_too(loop: Installation, tmp_path: Path) -> None:
+    """Of the twenty minutes that it would take, few seconds have passed."""
+    write_bundle(tmp_path / "c.edgepkg", candidates(tmp_path), SAMPLE, key=loop.release_key)
+    begun, before = (
+        [sys.executable, "-c", BENCH, loop.console.url, DEVICE, str(tmp_path / "c.edgepkg")],
+        bench_answer(loop),
+    )
+    with subprocess.Popen(begun, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(lambda: bench_answer(loop).order != before.order, what="the daemon to take it up")
+            assert not bench_answer(loop).done
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert "KeyboardInterrupt" in said
+    assert "cannot be told to end" not in said
+    wait_until(lambda: bench_answer(loop).done, what="the daemon to end it")
+    assert "called off" in bench_answer(loop).error
+    wait_until(lambda: nothing_left(loop), what="the packages to be gone")
+    assert loop.console.get(f"/api/devices/{DEVICE}")["online"]
 
 
 def test_what_is_not_signed_by_a_release_key_is_refused_by_the_console(loop: Installation, tmp_path: Path) -> None:

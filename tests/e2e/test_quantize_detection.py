@@ -51,8 +51,7 @@ def test_a_quantized_ssd_is_packed_as_it_is_and_finds_the_cat(data_dir: Path, tm
 def swift_integers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the clock alone: where integers are slow, what is made of them is not looked at."""
 
-    def rounds(engines: Mapping[str, object], _sample: object, *, count: int, block_s: float = 0.0) -> list[Round]:
-        del block_s
+    def rounds(engines: Mapping[str, object], _sample: object, *, count: int, **_: float) -> list[Round]:
         blocks = {name: 5e-5 if name.endswith("onnx-u8s8") else 1e-4 for name in engines}
         return [{name: Block(call_s, call_s) for name, call_s in blocks.items()} for _ in range(count)]
 

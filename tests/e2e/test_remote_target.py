@@ -1,6 +1,8 @@
 """Candidates are timed on a device that a real ssh reaches, by a real sshd."""
 
 import shlex
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,17 @@ from edgeinfer.quantize.targets.remote import SshTarget
 from edgeinfer.runtime.errors import DependencyError, RemoteError
 from packages import linear_model
 from ssh_server import SshServer
+from waiting import wait_until
+
+TIME = """
+import sys
+from pathlib import Path
+import numpy as np
+from edgeinfer.quantize.candidate import Candidate
+from edgeinfer.quantize.targets.remote import SshTarget
+model = Candidate("onnx-fp32", "onnx", "fp32", Path(sys.argv[2]), quantized=False)
+SshTarget(sys.argv[1], seconds=600).time([model], sample=np.ones((1, 8), np.float32), reference="onnx-fp32")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +62,24 @@ def test_a_device_is_asked_and_times_candidates(
     assert found["onnx-fp32"].ratio == 1.0
     assert found["onnx-u8"].ratio_low <= found["onnx-u8"].ratio <= found["onnx-u8"].ratio_high
     assert [left for left in server.temporary.iterdir() if left.is_dir()] == []
+
+
+def test_an_interrupt_ends_it_over_there_too(
+    server: SshServer, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the ten minutes that it would take, few seconds have passed."""
+    monkeypatch.setenv(SSH_VARIABLE, server.client)
+    command = [sys.executable, "-c", TIME, f"ssh://127.0.0.1:{server.port}{program}", str(tmp_path / "m.onnx")]
+    linear_model(tmp_path / "m.onnx")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        try:
+            wait_until(lambda: any(server.temporary.glob("edgeinfer-bench-*/*")), what="the bench over there")
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=240)
+        finally:
+            process.kill()
+    assert "KeyboardInterrupt" in said
+    wait_until(lambda: list(server.temporary.iterdir()) == [], what="the end over there")
 
 
 def test_a_key_that_is_refused(server: SshServer, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:

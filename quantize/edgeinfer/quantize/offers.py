@@ -12,12 +12,11 @@ __all__ = ["Material", "for_openvino", "gather", "offers_of"]
 
 # The rung of what no ladder climbs to.
 _EXHAUSTIVE = 2
+_SLIM = "onnx-fp32-slim"
 # Schemes that run the same kernels as another one, with other ranges or weights: seen once, their speed is known.
 _LIKE = {
     **{f"onnx-u8s8-{ranges}": "onnx-u8s8" for ranges in ("full", "percentile", "mse", "entropy")},
-    "onnx-int8-weights": "onnx-fp32",
-    "onnx-int4-weights": "onnx-fp32",
-    "onnx-fp16-weights": "onnx-fp32",
+    **{f"onnx-{kind}-weights": "onnx-fp32" for kind in ("int8", "int4", "fp16")},
     **{f"litert-int8-{kind}": "litert-int8" for kind in ("ma", "mse", "plain")},
     "litert-int4-weights": "litert-int8-weights",
     "litert-fp16-weights": "litert-fp32",
@@ -27,7 +26,8 @@ _LIKE = {
 @dataclass(frozen=True, slots=True)
 class Material:
     """A float model with what is needed to make others of it. `mends` names for a scheme the one that it is a
-    better-behaved form of; `few` are some of the calibration samples, for the guards."""
+    better-behaved form of; `few` are some of the calibration samples, for the guards. Where preparing a model has
+    rearranged it, what computes as float does it as the slim one, not as the given one."""
 
     float_model: Candidate
     schemes: dict[str, Scheme]
@@ -35,6 +35,7 @@ class Material:
     calibration: Calibration
     few: Calibration
     mends: dict[str, str]
+    rearranged: bool = False
 
 
 def gather(
@@ -45,8 +46,8 @@ def gather(
         return Material(float_model, {}, tuple, calibration, few, {})
     path = float_model.path
     if float_model.engine == "onnx":
-        schemes, mends = _onnx(path)
-        return Material(float_model, schemes, lambda: _onnx_layers(path), calibration, few, mends)
+        schemes, mends, rearranged = _onnx(path)
+        return Material(float_model, schemes, lambda: _onnx_layers(path), calibration, few, mends, rearranged)
     schemes, mends = _litert(path)
     return Material(float_model, schemes, lambda: _litert_layers(path), calibration, few, mends)
 
@@ -60,14 +61,15 @@ def for_openvino(onnx: Material) -> Material:
     return replace(onnx, schemes=schemes, mends={})
 
 
-def _onnx(path: Path) -> tuple[dict[str, Scheme], dict[str, str]]:
-    """`mends` has what is tried where it is needed; the same of other schemes, or of two switches, is looked at by an
-    exhaustive search."""
+def _onnx(path: Path) -> tuple[dict[str, Scheme], dict[str, str], bool]:
+    """The schemes, what some of them mend, and whether they begin with a rearranged graph. What mends is tried where it
+    is needed; the same of other schemes, or of two switches, is looked at by an exhaustive search."""
     from edgeinfer.quantize.schemes import onnx
     from edgeinfer.quantize.transforms.switches import with_switches
 
     plain = onnx.schemes(path)
-    schemes, mends = _with_pruned("onnx", plain), {}
+    rearranged = onnx.rearranged(path)
+    schemes, mends = _with_pruned("onnx", plain, first=_SLIM if rearranged else ""), {}
     for scheme in plain:
         if not scheme.calibrates:
             continue
@@ -78,16 +80,19 @@ def _onnx(path: Path) -> tuple[dict[str, Scheme], dict[str, str]]:
             pruned = with_switches(scheme, equalize=equalize, correct_bias=correct_bias, prune=0.0)
             schemes[mended.id] = mended if scheme.rung == 0 else replace(mended, rung=_EXHAUSTIVE)
             schemes[pruned.id] = replace(pruned, rung=_EXHAUSTIVE)
-    return schemes, mends
+    return schemes, mends, rearranged
 
 
-def _with_pruned(engine: str, plain: Sequence[Scheme]) -> dict[str, Scheme]:
-    """The schemes, and all of them also for the model without its dead channels, where it has any: after the first ones
-    by an exhaustive search."""
+def _with_pruned(engine: str, plain: Sequence[Scheme], *, first: str = "") -> dict[str, Scheme]:
+    """The schemes, and all of them also for the model without its dead channels, where it has any: after those that
+    quantize on the first rung, and `first`, by an exhaustive search."""
     from edgeinfer.quantize.transforms.switches import pruned_float, with_switches
 
     pruned = [
-        replace(with_switches(scheme, prune=0.0), rung=0 if scheme.rung == 0 and scheme.quantizes else _EXHAUSTIVE)
+        replace(
+            with_switches(scheme, prune=0.0),
+            rung=0 if scheme.id == first or (scheme.rung == 0 and scheme.quantizes) else _EXHAUSTIVE,
+        )
         for scheme in plain
     ]
     return {scheme.id: scheme for scheme in (*plain, pruned_float(engine), *pruned)}
@@ -124,7 +129,7 @@ def offers_of(materials: Sequence[Material], *, engines: Sequence[str]) -> list[
             material.mends.get(scheme.id, ""),
             _pruned_float(scheme),
             scheme.quantizes,
-            _like(scheme),
+            _like(scheme, rearranged=material.rearranged),
             _unpruned(scheme),
         )
         for material in materials
@@ -143,8 +148,9 @@ def _unpruned(scheme: Scheme) -> str:
     return scheme.id.replace("-pruned", "") if _pruned_float(scheme) else ""
 
 
-def _like(scheme: Scheme) -> str:
+def _like(scheme: Scheme, *, rearranged: bool) -> str:
     """Pruned ones are like a pruned one."""
     plain = _unpruned(scheme)
     like = _LIKE.get(plain or scheme.id, "")
+    like = _SLIM if rearranged and like == "onnx-fp32" else like
     return f"{like}-pruned" if plain and like else like

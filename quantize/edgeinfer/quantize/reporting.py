@@ -8,6 +8,7 @@ import numpy as np
 from edgeinfer.quantize.dataset import Samples
 from edgeinfer.quantize.metrics import Metric
 from edgeinfer.quantize.report.document import Confusion, LayerRow, Report, Sensitivity, Step, TargetRow
+from edgeinfer.quantize.report.gain import FEW_SAMPLES
 from edgeinfer.quantize.search.entry import Entry
 from edgeinfer.quantize.search.goal import Goal
 from edgeinfer.quantize.search.ladder import Found, Tried
@@ -23,8 +24,6 @@ __all__ = ["Told", "make_report"]
 _MAX_SHOWN_CLASSES = 40
 # Of fewer candidates the best is hardly chosen by luck.
 _MANY = 3
-# What is said of fewer is hardly more than what is said of none.
-_FEW_SAMPLES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +74,19 @@ def make_report(found: Found, verdicts: Verdicts, told: Told, said: Mapping[str,
 def _answer(verdicts: Verdicts, found: Found, told: Told) -> str:
     """That nothing is better is only known where everything was looked at."""
     chosen = verdicts.chosen
-    if found.cut_short and chosen is not None and not chosen.quantized and chosen.variant in told.given:
-        return f"Ship the float model as it is ({chosen.variant}): nothing better was found before the time was up."
-    said = answer(verdicts, told.goal, given=told.given)
-    if found.cut_short and chosen is None:
-        return f"{said.removesuffix('.')}, of those that there was time to look at."
-    if chosen is not None and chosen.quantized and 0 < chosen.samples < _FEW_SAMPLES:
-        return f"{said} {chosen.samples} samples cannot tell that: judge it on more before it ships."
+    said = answer(verdicts, told.goal, given=told.given, cut_short=_short_of_time(found, told))
+    if chosen is not None and chosen.quantized and 0 < chosen.samples < FEW_SAMPLES:
+        what = said.removeprefix("Ship ").replace(": ", ", ", 1)
+        return f"Not proven yet: {what} {chosen.samples} samples cannot tell that: judge it on more before it ships."
     return said
+
+
+def _short_of_time(found: Found, told: Told) -> str:
+    """What is known of a float model that is shipped because the time was up."""
+    if not found.cut_short:
+        return ""
+    tried = any(entry.bytes for entry in found.entries.values() if entry.id not in told.given)
+    return "nothing better was found before the time was up" if tried else "the time was up before anything was tried"
 
 
 def _warnings(found: Found, chosen: Entry | None, told: Told) -> tuple[str, ...]:

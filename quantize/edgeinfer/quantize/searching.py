@@ -1,7 +1,6 @@
 """The whole search: from a float model and labelled samples to a measured package and its report."""
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -44,6 +43,7 @@ from edgeinfer.quantize.workbench import Workbench
 from edgeinfer.runtime.errors import ModelError, UsageError
 from edgeinfer.runtime.manifest import AnomalyPost, DetectPost, DistancePost, ForecastPost, Postprocess, Provenance
 from edgeinfer.runtime.package import PackageFile, parse_labels
+from edgeinfer.runtime.scratch import scratch_folder
 from edgeinfer.runtime.trust import SigningKey
 
 __all__ = ["Outcome", "Prepared", "prepare", "search_package"]
@@ -85,12 +85,12 @@ def search_package(request: Request, *, progress: Progress = silent) -> Outcome:
     key = check_identity(request.identity)
     check_destinations(request.identity.output, request.page, inputs=_given(request))
     with (
-        tempfile.TemporaryDirectory(prefix="edgeinfer-quantize-") as name,
+        scratch_folder("edgeinfer-quantize-") as folder,
         closing(_open(request)) as target,
     ):
         progress("looking at the model and the samples", 0.0)
-        ready = prepare(request, Path(name))
-        bench, goal = _set_up(request, ready, target, Path(name), progress)
+        ready = prepare(request, folder)
+        bench, goal = _set_up(request, ready, target, folder, progress)
         ready = _with_warnings(ready, check_plausible(bench.judge.reference, ready.samples, task=request.identity.task))
         bench.started_s = started_s
         found = _search(bench, goal, request, progress)
@@ -252,8 +252,8 @@ def _search(bench: Workbench, goal: Goal, request: Request, progress: Progress) 
 
 def _report(request: Request, ready: Prepared, bench: Workbench, found: Found, goal: Goal, *, seconds: float) -> Report:
     given = bench.floats
-    chosen = choose(found.entries, goal, given=given)
-    verdicts = judge(found.entries, goal, chosen=chosen, given=given)
+    chosen = choose(found.entries, goal, given=given, leads=found.leads, cut_short=found.cut_short)
+    verdicts = judge(found.entries, goal, chosen=chosen, given=given, leads=found.leads)
     notes = [
         f"{model.path.name if model.original is None else model.original.name}: {note}"
         for model in ready.models

@@ -4,6 +4,7 @@ Each order of the search is one method here. `making` writes the files, `looking
 tries their layers one by one, a judge runs them on all samples, and the target says how fast they are.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from edgeinfer.quantize.offers import Material
 from edgeinfer.quantize.probing import probe
 from edgeinfer.quantize.progress import Progress, Seen
 from edgeinfer.quantize.schemes.base import Layer, Plan, Precision, Scheme
-from edgeinfer.quantize.search.entry import Entry, Screened, Timing
+from edgeinfer.quantize.search.entry import Entry, Leads, Screened, Timing
 from edgeinfer.quantize.search.mixing import LayerCost
 from edgeinfer.quantize.search.orders import Answer, Evaluate, Make, Mix, Order, Probe, Screen, Sketch, Time
 from edgeinfer.quantize.targets.base import Target
@@ -60,14 +61,14 @@ class Workbench:
         """Carry out an order. Raises ModelError where a float model cannot be run, StorageError where the disk is full,
         and what the target raises."""
         match order:
-            case Sketch(ids, until_s):
-                return replace(self._answer([]), sketches=self._sketch(ids, until_s))
+            case Sketch(ids, until_s, timed_s):
+                return replace(self._answer([]), sketches=self._sketch(ids, until_s, timed_s))
             case Make(ids):
                 for name in ids:
                     self._make(name, self._scheme(name), {})
                 return self._answer(ids)
-            case Screen(ids):
-                self._screen(ids)
+            case Screen(ids, until_s):
+                self._screen(ids, until_s)
                 return self._answer(ids)
             case Evaluate(name):
                 self._evaluate(name)
@@ -79,9 +80,9 @@ class Workbench:
                 self._make(name, self._scheme(scheme), dict.fromkeys(layers, Precision(precision)))
                 self._screen([name])
                 return self._answer([name])
-            case Time(ids, leader):
-                self._time(ids)
-                return replace(self._answer(ids), lead=self._lead(ids, leader))
+            case Time(ids, until_s):
+                self._time(ids, until_s)
+                return replace(self._answer(ids), leads=self._leads(ids))
 
     @property
     def floats(self) -> list[str]:
@@ -101,7 +102,7 @@ class Workbench:
 
     # Making
 
-    def _sketch(self, ids: Sequence[str], until_s: float) -> dict[str, Timing]:
+    def _sketch(self, ids: Sequence[str], until_s: float, timed_s: float) -> dict[str, Timing]:
         """Nothing where the target is asked once only: that is kept for what is really made."""
         if not self.target.repeats:
             return {}
@@ -114,8 +115,13 @@ class Workbench:
             if sketched is not None:
                 there[name] = sketched
         reference = self.candidates[self.floats[0]]
+        self.progress("a first look at latency", self._share())
         timings = self.target.time(
-            [reference, *there.values()], sample=self.judge.few.row(0), reference=reference.id, rough=True
+            [reference, *there.values()],
+            sample=self.judge.few.row(0),
+            reference=reference.id,
+            rough=True,
+            time_s=timed_s - self.elapsed_s,
         )
         for one in there.values():
             one.path.unlink(missing_ok=True)
@@ -136,7 +142,7 @@ class Workbench:
 
     # Screening
 
-    def _screen(self, ids: Sequence[str]) -> None:
+    def _screen(self, ids: Sequence[str], until_s: float = math.inf) -> None:
         for name in ids:
             if self.entries[name].refused:
                 continue
@@ -151,21 +157,22 @@ class Workbench:
                 continue
             screened = Screened(agreement, divergence, len(self.judge.few))
             self.entries[name] = replace(self.entries[name], screened=screened)
-        self._rough([name for name in ids if not self.entries[name].refused])
+        self._rough([name for name in ids if not self.entries[name].refused], until_s)
         for name in ids:
             self._tell(name, "screened")
 
-    def _rough(self, ids: Sequence[str]) -> None:
+    def _rough(self, ids: Sequence[str], until_s: float) -> None:
         """First looks at latency. A target that is asked once only is asked for all of them now."""
         wanted = [name for name in ids if self.entries[name].timing is None]
         if wanted:
             self.progress("a first look at latency", self._share())
-            self._put(self._ask_target(wanted, rough=True))
+            self._put(self._ask_target(wanted, until_s, rough=True))
 
-    def _ask_target(self, ids: Sequence[str], *, rough: bool) -> dict[str, Timing]:
+    def _ask_target(self, ids: Sequence[str], until_s: float, *, rough: bool) -> dict[str, Timing]:
         reference = self.floats[0]
         named = [self.candidates[name] for name in dict.fromkeys([reference, *ids])]
-        return self.target.time(named, sample=self.judge.few.row(0), reference=reference, rough=rough)
+        sample, left_s = self.judge.few.row(0), until_s - self.elapsed_s
+        return self.target.time(named, sample=sample, reference=reference, rough=rough, time_s=left_s)
 
     def _put(self, timings: Mapping[str, Timing]) -> None:
         for name, timing in timings.items():
@@ -215,19 +222,15 @@ class Workbench:
 
     # Latency
 
-    def _time(self, ids: Sequence[str]) -> None:
+    def _time(self, ids: Sequence[str], until_s: float) -> None:
         self.progress("latency, side by side", self._share())
-        self._put(self._ask_target(ids, rough=False))
+        self._put(self._ask_target(ids, until_s, rough=False))
         for name in ids:
             self._tell(name, "timed")
 
-    def _lead(self, ids: Sequence[str], leader: str) -> Mapping[str, tuple[float, float]]:
-        if isinstance(self.target, LocalTarget):
-            return self.target.lead(ids, leader=leader)
-        # It will not be asked again: what it said stands.
-        base = self.entries[leader].timing
-        ratios = {name: timing.ratio for name in ids if (timing := self.entries[name].timing) is not None}
-        return {name: (ratio / base.ratio,) * 2 for name, ratio in ratios.items() if base is not None and base.ratio}
+    def _leads(self, ids: Sequence[str]) -> Leads:
+        """Nothing of a target that is not asked again: what it said of each stands."""
+        return self.target.leads(ids) if isinstance(self.target, LocalTarget) else {}
 
     # Telling
 

@@ -73,6 +73,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["--version"]:
         sys.stdout.write(f"edgeinfer {_version()}\n")
         return 0
+    if arguments[:1] == ["run"]:
+        # As OpenCV is kept to one. Read when numpy is imported: it would start a thread a core, and each of them spins.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if arguments[:1] == ["run"] and any(a.partition("=")[0] == "--with-sync" for a in arguments):
         from edgeinfer.cli.together import run_together
 

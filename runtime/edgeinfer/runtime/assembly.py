@@ -65,7 +65,7 @@ def make_observers(
         if isinstance(config.source, AudioSource):
             check_sound(config.source, manifest.preprocess)
         if isinstance(config.source, SensorSource):
-            check_channels(config.source, manifest.preprocess)
+            check_channels(config.name, config.source, manifest.preprocess)
         made.extend(_observers(config, manifest, labels, around))
     except BaseException as error:
         for observer in made:

@@ -28,7 +28,7 @@ from edgeinfer.runtime.buffer import Buffer
 from edgeinfer.runtime.choosing import chosen_variant
 from edgeinfer.runtime.config import load_config
 from edgeinfer.runtime.engines.base import engine_versions
-from edgeinfer.runtime.errors import BufferStorageError, ConfigError, EdgeInferError, SignatureError, SourceError
+from edgeinfer.runtime.errors import BufferStorageError, ConfigError, EdgeInferError, SourceError, UsageError
 from edgeinfer.runtime.frame import FrameState
 from edgeinfer.runtime.handoff import RuntimeDb
 from edgeinfer.runtime.local.desk import Desk

@@ -92,13 +92,15 @@ def parse_public_key(text: str) -> bytes:
     # A path may have 64 characters, too.
     if len(candidate) != 2 * _KEY_BYTES or candidate.endswith(".pub"):
         if candidate.endswith(".key"):
-            raise UsageError(f"{candidate}: expected a public key, found the name of a private one", hint=_HINTS["public"])
+            raise UsageError(
+                f"{candidate}: expected a public key, found the name of a private one", hint=_HINTS["public"]
+            )
         return _read_hex(Path(candidate), "public")
     try:
         return bytes.fromhex(candidate)
     except ValueError as error:
         raise UsageError(
-            f"expected a public key of {2 * _KEY_BYTES} hex digits, found {candidate!r}", hint=_HINTS["public"]
+            f"expected a public key of {2 * _KEY_BYTES} hex digits, found something else", hint=_HINTS["public"]
         ) from error
 
 

@@ -46,8 +46,10 @@ class ApiClient:
         *,
         content_type: str = "application/octet-stream",
         body_bytes: int | None = None,
+        timeout_s: float = _REQUEST_S,
     ) -> bytes:
-        """The answer. `body_bytes` is the length of a body that is an open file."""
+        """The answer. `body_bytes` is the length of a body that is an open file; `timeout_s` how long the console may
+        be silent."""
         request = urllib.request.Request(self._url + path, data=body, method=method)  # noqa: S310 - the scheme was checked
         request.add_header("Content-Type", content_type)
         if body_bytes is not None:
@@ -55,7 +57,7 @@ class ApiClient:
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
         try:
-            with urllib.request.urlopen(request, timeout=_REQUEST_S) as response:  # noqa: S310 - the scheme was checked
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310 - the scheme was checked
                 answer: bytes = response.read(_MAX_ANSWER_BYTES)
         except urllib.error.HTTPError as error:
             with error:

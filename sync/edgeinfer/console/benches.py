@@ -2,6 +2,7 @@
 
     begun = benches.begin("press-4", file, each_ms=2000, threads=1, timeout_s=300)
     benches.found(begun)        # again and again, until it has ended
+    benches.cancel(begun)       # nobody waits for it any more
 
 The package must be signed as a release is, but is none: devices can fetch it while they time it, and it is gone
 afterwards. What came of it is kept in memory for some minutes.
@@ -19,7 +20,7 @@ from edgeinfer.console.commander import Commander
 from edgeinfer.console.deliveries import BusyError
 from edgeinfer.console.registry import Registry
 from edgeinfer.runtime.bench_order import BENCH_KIND
-from edgeinfer.sync.messages import Command, CommandResult
+from edgeinfer.sync.messages import CANCEL_KIND, Command, CommandResult
 
 __all__ = ["Benches", "Found"]
 
@@ -27,6 +28,8 @@ _AT_ONCE = 4
 # Beyond the time that the device was given: its answer is on the way.
 _GRACE_S = 5.0
 _KEPT_S = 600.0
+# How long the device may take to hear that nobody waits any more.
+_CANCEL_S = 30.0
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -92,6 +95,20 @@ class Benches:
             self._forget_overdue()
             bench = self._benches.get(id_)
             return None if bench is None else bench.found
+
+    def cancel(self, id_: str) -> Found | None:
+        """Have the device end a command, which has ended here with that; one that had ended before stays as it is. None
+        where it is not known. Raises ConsoleError where the device cannot be told: it goes on until its time is over.
+        """
+        with self._lock:
+            self._forget_overdue()
+            bench = self._benches.get(id_)
+            if bench is None or bench.found.ok is not None:
+                return None if bench is None else bench.found
+            self._end(bench, ok=False, detail="it was called off")
+        command = self._commander.make(bench.found.device, CANCEL_KIND, timeout_s=_CANCEL_S, ends=id_)
+        self._commander.send(self._later(command))
+        return bench.found
 
     def heard(self, device: str, message: CommandResult) -> None:
         """An answer of `device`; what nobody waits for is nothing."""

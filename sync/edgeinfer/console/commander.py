@@ -1,5 +1,5 @@
 """Commands to devices: signed, good for a short time, carried out once. This module knows one kind: the latest lines of
-the log. The other, timing a package, is of `edgeinfer.console.benches`.
+the log. The others, timing a package and ending that, are of `edgeinfer.console.benches`.
 
 Whoever asks waits for what the device sends: parts of the log on `up/log`, in whatever number arrive, and the end on
 `up/cmdres`. Nothing of it is stored.

@@ -118,6 +118,15 @@ class Benches:
             self.close()
         return answer
 
+    def cancel(self, id_: str) -> CommandResult | None:
+        """End the command `id_`; its answer, or None where it is not under way."""
+        task = self._task
+        if task is None or task.command.id != id_:
+            return None
+        _log.info("event=bench_cancelled id=%s", id_)
+        self.close()
+        return _refusal(task, "it was called off")
+
     def close(self) -> None:
         """Withdraw the order, and remove what was fetched for it."""
         blob, self._blob, self._task = self._blob, None, None

@@ -1,5 +1,5 @@
-"""Commands of the console, carried out once: signed, fresh, for this device. There are two kinds: send the latest log
-lines, and time a package (`edgeinfer.sync.benches`).
+"""Commands of the console, carried out once: signed, fresh, for this device. There are three kinds: send the latest log
+lines, time a package (`edgeinfer.sync.benches`), and end that.
 
 A command says when it was issued and when it expires; a device whose clock is five minutes off still takes it. One that
 was carried out is remembered in `sync.db`, so that what comes twice is done once. The wall clock may go back; what
@@ -19,7 +19,7 @@ import msgspec
 
 from edgeinfer.runtime.bench_order import BENCH_KIND
 from edgeinfer.runtime.decoding import MALFORMED
-from edgeinfer.runtime.errors import MessageError, SignatureError
+from edgeinfer.runtime.errors import MessageError, SignatureError, UsageError
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.sync.allowance import Allowance, Priority
 from edgeinfer.sync.benches import Benches
@@ -27,6 +27,7 @@ from edgeinfer.sync.device_logs import Gathering, in_parts
 from edgeinfer.sync.log_ring import LogRing
 from edgeinfer.sync.loglimit import LogLimit
 from edgeinfer.sync.messages import (
+    CANCEL_KIND,
     MAX_CONTROL_BYTES,
     Command,
     CommandResult,
@@ -53,6 +54,7 @@ _ANSWERS_KEPT = 16
 _PATIENCE_S = 60.0
 _FLOOR = "command_floor"
 _LOGS = "logs"
+_KINDS = (_LOGS, BENCH_KIND, CANCEL_KIND)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # As large as an update may be.
 _MAX_BLOB_BYTES = 4 << 30
@@ -70,8 +72,8 @@ def why_not(command: Command, *, device: str, now_s: float) -> str:
         return f"expired {now_s - command.expires_s:.0f} s ago"
     if not 0 <= command.expires_s - command.issued_s <= _LONGEST_S:
         return f"expected a command to be good for at most {_LONGEST_S} s"
-    if command.kind not in {_LOGS, BENCH_KIND}:
-        return f"expected a command of kind {_LOGS!r} or {BENCH_KIND!r}, found {command.kind[:80]!r}"
+    if command.kind not in _KINDS:
+        return f"expected a command of kind {', '.join(_KINDS)}, found {command.kind[:80]!r}"
     is_whole = _SHA256.fullmatch(command.blob_sha256) and command.each_ms and command.threads
     if command.kind == BENCH_KIND and not (is_whole and 0 < command.blob_bytes <= _MAX_BLOB_BYTES):
         return "expected a package's hash and size, milliseconds and threads"
@@ -153,8 +155,17 @@ class Commands:
     def _begin(self, command: Command, raw: bytes, now_s: float) -> None:
         if command.kind == _LOGS:
             self._waiting.append(command)
+        elif command.kind == CANCEL_KIND:
+            self._cancel(command)
         elif reason := self._benches.begin(command, raw, now_s):
             self._refuse(command, reason, now_s)
+
+    def _cancel(self, command: Command) -> None:
+        ended = self._benches.cancel(command.ends)
+        if ended is not None:
+            self._remember(ended)
+        detail = "ended" if ended is not None else "is not under way here"
+        self._remember(CommandResult(id=command.id, ok=True, detail=f"{command.ends[:64]} {detail}"))
 
     def _check_signature(self, raw: bytes) -> None:
         """Raises SignatureError, and UsageError where [trust] names no keys."""

@@ -18,6 +18,7 @@ from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import MessageError
 
 __all__ = [
+    "CANCEL_KIND",
     "MAX_CHUNK_BYTES",
     "MAX_CONTROL_BYTES",
     "MAX_RANGE_BYTES",
@@ -56,6 +57,7 @@ __all__ = [
 ]
 
 PREFIX = "ei/v1"
+CANCEL_KIND = "cancel"
 MAX_CONTROL_BYTES = 64 << 10
 MAX_CHUNK_BYTES = 4 << 20
 # A document as JSON text within JSON: each of its quotes takes two bytes.
@@ -245,8 +247,8 @@ class BlobStored(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     """The payload of the signed `down/cmd`. Carried out once, and only between `issued_s` and `expires_s` (seconds
-    since 1970). `kind`: logs (the last `lines`), or bench (time each variant of the package in the blob `blob_sha256`
-    for `each_ms` milliseconds, with `threads` threads)."""
+    since 1970). `kind`: logs (the last `lines`), bench (time each variant of the package in the blob `blob_sha256` for
+    `each_ms` milliseconds, with `threads` threads), or cancel (end the bench that the command `ends` began)."""
 
     id: ShortText
     device: ShortText
@@ -258,6 +260,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     blob_bytes: Seq = 0
     each_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 0
     threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    ends: ShortText = ""
 
 
 class CommandResult(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -13,7 +13,7 @@ from edgeinfer.console.deliveries import BusyError
 from edgeinfer.console.registry import Registry
 from edgeinfer.console.repository import SqliteRepository
 from edgeinfer.console.repository.base import DeviceChange
-from edgeinfer.runtime.errors import ConsoleError, EdgeInferError, PackageError, SignatureError, UsageError
+from edgeinfer.runtime.errors import ConfigError, ConsoleError, EdgeInferError, PackageError, SignatureError, UsageError
 from edgeinfer.runtime.trust import SigningKey, open_envelope
 from edgeinfer.sync.messages import BlobRequest, Command, CommandResult, decode
 
@@ -110,6 +110,32 @@ def test_a_device_that_does_not_answer_is_given_up(bench: Bench) -> None:
     assert bench.begin() != id_
 
 
+def test_what_nobody_waits_for_is_ended_there_too(bench: Bench) -> None:
+    id_ = bench.begin()
+    assert bench.benches.cancel("another") is None
+    found = bench.benches.cancel(id_)
+    assert found == Found(id_, "dev-1", ok=False, detail="it was called off")
+    asked, cancel = bench.commands
+    assert (cancel.kind, cancel.device, cancel.ends) == ("cancel", "dev-1", id_)
+    assert asked.issued_s < cancel.issued_s < cancel.expires_s
+    bench.benches.heard("dev-1", CommandResult(id_, ok=True, detail="timed", document="{}"))
+    assert bench.benches.cancel(id_) == bench.benches.found(id_) == found
+    assert len(bench.commands) == 2
+    assert bench.files() == []
+    assert bench.begin() != id_
+
+
+def test_a_device_that_cannot_be_told_goes_on(bench: Bench) -> None:
+    id_ = bench.begin()
+    bench.connected = False
+    with pytest.raises(ConsoleError, match="broker"):
+        bench.benches.cancel(id_)
+    found = bench.benches.found(id_)
+    assert found is not None
+    assert found.ok is False
+    assert bench.files() == []
+
+
 def test_one_for_each_device_and_few_at_once(bench: Bench) -> None:
     for number in range(1, 5):
         bench.begin(f"dev-{number}")
@@ -136,6 +162,13 @@ def test_what_is_refused_leaves_nothing(
         bench.begin(device, bench.file(key=key))
     assert bench.files() == []
     assert bench.commands == []
+
+
+def test_a_release_key_that_is_none_is_a_wrong_configuration(bench: Bench) -> None:
+    (bench.folder / "x.pub").write_text("no key")
+    for key in (str(bench.folder / "x.pub"), "g" * 64):
+        with pytest.raises(ConfigError, match=r"\[trust\] release_keys: .*expected a public key"):
+            Registry(bench.repository, bench.blobs, release_keys=(key,))
 
 
 def test_what_is_no_package(bench: Bench) -> None:

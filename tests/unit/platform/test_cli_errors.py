@@ -1,6 +1,7 @@
 """Every error ends as one line, its hint and an exit status; nothing heavy is loaded on the way."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -180,6 +181,25 @@ sys.exit(status)
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr) == (0, "[]\n")
+
+
+@pytest.mark.parametrize(("found", "expected"), [("", "1"), ("3", "3")])
+def test_the_daemon_is_told_of_one_algebra_thread_before_numpy_is_loaded(found: str, expected: str) -> None:
+    """What somebody has set already stands."""
+    program = """
+import os, sys, types
+def main(argv):
+    print(os.environ["OPENBLAS_NUM_THREADS"], "numpy" in sys.modules)
+    return 0
+sys.modules["edgeinfer.runtime.daemon"] = types.SimpleNamespace(main=main)
+from edgeinfer.cli import main
+sys.exit(main(["run"]))
+"""
+    name = "OPENBLAS_NUM_THREADS"
+    others = {key: value for key, value in os.environ.items() if key != name}
+    environment = {**others, name: found} if found else others
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (0, f"{expected} False\n")
 
 
 def test_a_reader_that_leaves_early_costs_no_traceback() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from edgeinfer.quantize.commands import create_package, keygen_command, sign_command
 from edgeinfer.quantize.postprocessing import is_probabilities
-from edgeinfer.runtime.errors import ConfigError, ModelError, PackageError, SignatureError, UsageError
+from edgeinfer.runtime.errors import ConfigError, ModelError, PackageError, UsageError
 from edgeinfer.runtime.manifest import ClassifyPost, ImagePre, Task
 from edgeinfer.runtime.package import PackageFile
 from edgeinfer.runtime.trust import SigningKey, verify
@@ -138,7 +138,7 @@ def test_signing_what_is_not_there(package: Path, tmp_path: Path) -> None:
         sign_command(package, key=tmp_path / "none.key")
     assert caught.value.exit_code == 2
     (tmp_path / "text.key").write_text("no key")
-    with pytest.raises(SignatureError, match="private key"):
+    with pytest.raises(UsageError, match="private key"):
         sign_command(package, key=tmp_path / "text.key")
 
 

@@ -179,11 +179,13 @@ def test_targets_of_a_regression_may_be_several_numbers(tmp_path: Path) -> None:
         load_samples(_write(tmp_path, x=np.zeros((4, 3)), y=[1.0, 2.0, np.nan, 0.0]), task="regression")
 
 
-def test_calibration_rows_from_an_archive_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+def test_calibration_rows_from_an_archive_of_their_own(tmp_path: Path, dtype: str) -> None:
+    """A row is the same one also where it is stored in another dtype."""
     x = np.arange(12, dtype=np.float32).reshape(4, 3)
     samples = _write(tmp_path, x=x, y=[0, 1, 0, 1])
     other = tmp_path / "calibration.npz"
-    np.savez(other, x=np.concatenate([x[2:3], x + 100]))
+    np.savez(other, x=np.concatenate([x[2:3], x + 100]).astype(dtype))
     loaded = load_samples(samples, task="classification", options=SampleOptions(calibration=str(other)))
     model = TensorSpec("x", (1, 3), "float32")
     made = prepared(loaded, declare("kind=tensor", model), model, where="here")

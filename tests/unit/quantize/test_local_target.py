@@ -20,8 +20,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
     """What the next calls will find, round by round, in milliseconds."""
     planned: list[dict[str, float]] = []
 
-    def run(engines: Mapping[str, object], _sample: object, *, count: int, block_s: float = 0.0) -> list[Round]:
-        del block_s
+    def run(engines: Mapping[str, object], _sample: object, *, count: int, **_: float) -> list[Round]:
         done = [{name: Block(one[name] / 1e3, one[name] / 1e3) for name in engines} for one in planned[:count]]
         del planned[:count]
         return done
@@ -41,6 +40,7 @@ def test_ratios_are_of_the_same_round(make_model: Callable[..., Path], rounds: l
     assert found["a"].ratio == 1.0
     assert found["b"].ratio == pytest.approx(0.5)
     assert [found["b"].ratio_low, found["b"].ratio_high] == pytest.approx([0.5, 0.6])
+    assert found["b"].rough
     assert found["b"].latency_us == pytest.approx(1200.0)
     assert found["b"].cpu_us == pytest.approx(1200.0)
 
@@ -54,8 +54,9 @@ def test_all_calls_count_together_and_narrow_the_interval(
     rounds += [{"a": 1.0, "b": 0.49 + 0.002 * index} for index in range(9)]
     second = target.time(both, sample=SAMPLE, reference="a")["b"]
     assert second.ratio_high - second.ratio_low < first.ratio_high - first.ratio_low
-    assert target.lead(["a", "b"], leader="b")["b"] == (1.0, 1.0)
-    low, high = target.lead(["a"], leader="b")["a"]
+    leads = target.leads(["a", "b"])
+    assert set(leads) == {("a", "b"), ("b", "a")}
+    low, high = leads["a", "b"]
     assert low < 2.0 < high
 
 
@@ -66,7 +67,27 @@ def test_those_that_never_ran_together_are_not_compared(
     for pair in ([a, b], [a, c]):
         rounds += [{"a": 1.0, "b": 0.5, "c": 0.5}] * 3
         target.time(pair, sample=SAMPLE, reference="a", rough=True)
-    assert target.lead(["c"], leader="b")["c"] == (-np.inf, np.inf)
+    assert target.leads(["b", "c"])["c", "b"] == (0.0, np.inf)
+
+
+def test_of_a_single_round_not_even_a_range_is_known(
+    make_model: Callable[..., Path], rounds: list[dict[str, float]]
+) -> None:
+    rounds += [{"a": 1.0, "b": 0.5}]
+    both = candidates(make_model(), "a", "b")
+    found = LocalTarget().time(both, sample=SAMPLE, reference="a", rough=True, time_s=0.0)["b"]
+    assert (found.ratio, found.ratio_low, found.ratio_high, found.rough) == (0.5, 0.0, 0.0, True)
+
+
+def test_of_few_rounds_nothing_is_sure(make_model: Callable[..., Path], rounds: list[dict[str, float]]) -> None:
+    """Of three rounds one in four has the median outside all of them."""
+    target, both = LocalTarget(), candidates(make_model(), "a", "b")
+    rounds += [{"a": 1.0, "b": 0.5}] * 3
+    target.time(both, sample=SAMPLE, reference="a", rough=True)
+    assert target.leads(["a", "b"])["b", "a"] == (0.0, np.inf)
+    rounds += [{"a": 1.0, "b": 0.5}] * 3
+    target.time(both, sample=SAMPLE, reference="a", rough=True)
+    assert target.leads(["a", "b"])["b", "a"] == (0.5, 0.5)
 
 
 def test_what_cannot_be_opened_has_an_error_and_no_figures(

@@ -62,8 +62,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Replaces the clock alone: which of the models is faster differs between machines."""
 
     def set_ratio(quantized: float) -> None:
-        def rounds(engines: Mapping[str, object], _sample: object, *, count: int, block_s: float = 0.0) -> list[Round]:
-            del block_s
+        def rounds(engines: Mapping[str, object], _sample: object, *, count: int, **_: float) -> list[Round]:
             blocks = {name: 1e-4 * (1.0 if "fp32" in name else quantized) for name in engines}
             return [{name: Block(call_s, call_s) for name, call_s in blocks.items()} for _ in range(count)]
 

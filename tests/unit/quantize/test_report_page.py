@@ -104,7 +104,11 @@ def test_names_are_text() -> None:
 
 
 def test_a_refusal_and_a_bare_report_have_pages() -> None:
-    assert "Do not ship" in page(refused_report(), title="x")
+    refused = page(refused_report(), title="x")
+    assert "Do not ship" in refused
+    assert "Candidates that keep the budget" not in refused
+    assert "The float model, which others are held against" in refused
+    assert refused.count('<span class="name">onnx-fp32</span>') == 1
     warned = msgspec.structs.replace(refused_report(), warnings=("one",))
     assert "Before you ship" not in page(warned, title="x")
     assert "Before you ship" in page(kws_report(warnings=("one",)), title="x")
@@ -113,6 +117,15 @@ def test_a_refusal_and_a_bare_report_have_pages() -> None:
         base, candidates=(), chosen=None, sensitivity=(), confusion=None, steps=(), warnings=(), notes=()
     )
     assert _Outline(page(bare, title="x")).open_tags == []
+
+
+def test_what_few_samples_say_is_not_told_to_ship() -> None:
+    base = kws_report()
+    assert base.chosen is not None
+    shown = page(msgspec.structs.replace(base, chosen=msgspec.structs.replace(base.chosen, samples=15)), title="x")
+    assert '<header class="unsure">' in shown
+    assert "Not proven yet: litert-int8-weights" in shown
+    assert "Ship it" not in shown
 
 
 def test_figures_that_are_no_numbers_are_survived() -> None:

@@ -102,6 +102,9 @@ def test_verdicts() -> None:
     assert verdict(base) is Verdict.SHIP
     assert verdict(refused_report()) is Verdict.REFUSED
     assert verdict(msgspec.structs.replace(base, chosen=base.reference)) is Verdict.FLOAT
+    assert base.chosen is not None
+    few = msgspec.structs.replace(base.chosen, samples=19)
+    assert verdict(msgspec.structs.replace(base, chosen=few)) is Verdict.UNPROVEN, "so few prove nothing"
 
 
 def test_answer_follows_from_the_figures_where_the_report_has_none() -> None:
@@ -122,6 +125,24 @@ def test_headline_figures() -> None:
     assert "loss -0.70 to 1.00" in loss.detail
     assert same.value == "99.6%"
     assert headline_figures(refused_report()) == []
+
+
+def test_a_speed_that_is_noise_is_no_gain() -> None:
+    base = kws_report()
+    assert base.chosen is not None
+    tied = msgspec.structs.replace(base.chosen, latency_ratio=0.99, ratio_low=0.86, ratio_high=1.04)
+    speed = headline_figures(msgspec.structs.replace(base, chosen=tied))[0]
+    assert (speed.value, speed.good) == ("the same", None)
+    assert speed.detail == "the speed of onnx-fp32 (0.96 to 1.16), measured: no difference that is not noise"
+    rough = msgspec.structs.replace(base.chosen, ratio_low=None, ratio_high=None)
+    speed = headline_figures(msgspec.structs.replace(base, chosen=rough))[0]
+    assert (speed.detail, speed.good) == ("the speed of onnx-fp32, measured in few rounds", None)
+
+
+def test_the_float_model_loses_nothing_against_itself() -> None:
+    base = kws_report()
+    shown = headline_figures(msgspec.structs.replace(base, chosen=base.reference))
+    assert (shown[2].value, shown[2].detail) == ("0.9163", "it is what losses are counted from")
 
 
 def test_a_loss_without_a_bound_is_in_per_cent() -> None:

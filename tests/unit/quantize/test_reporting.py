@@ -58,7 +58,7 @@ def report(*entries: Entry, goal: Goal | None = None, found: Found | None = None
         "onnx-fp32": np.array([0, 0, 1, 1, 2, 2]),
         "onnx-a": np.array([0, 1, 1, 1, 2, 0]),
     }
-    chosen = choose(found.entries, goal, given=GIVEN)
+    chosen = choose(found.entries, goal, given=GIVEN, cut_short=found.cut_short)
     verdicts = judge(found.entries, goal, chosen=chosen, given=GIVEN)
     metric = choose_metric("", "classification", samples)
     given = Told(goal, metric, NamedTarget(), samples, "classification", GIVEN, classes=3)
@@ -103,6 +103,7 @@ def test_an_engine_that_the_packaged_service_forbids_is_warned_of() -> None:
 
 def test_the_answer_itself_says_where_samples_are_too_few_to_say_anything() -> None:
     few = report(FLOAT, entry("onnx-a", ratio=0.5, samples=7)).answer
+    assert few.startswith("Not proven yet: onnx-a, 2.00 times as fast as the float model, ")
     assert few.endswith("loses nothing on 7 samples. 7 samples cannot tell that: judge it on more before it ships.")
     assert "cannot tell" not in report(FLOAT, entry("onnx-a", ratio=0.5, samples=20)).answer
     assert "cannot tell" not in report(FLOAT, entry("onnx-a", ratio=2.0, samples=7)).answer  # the float model
@@ -110,9 +111,22 @@ def test_the_answer_itself_says_where_samples_are_too_few_to_say_anything() -> N
 
 def test_nothing_to_ship_is_said_of_what_there_was_time_for() -> None:
     broke = entry("onnx-a", ratio=0.5, lost=0.05)
-    short = report(found=Found({"onnx-fp32": FLOAT, "onnx-a": broke}, cut_short=True), goal=Goal(1.0, time_s=5.0))
-    assert short.answer.startswith("Nothing to ship: no candidate keeps within 1 point of the float model, of those")
-    assert short.answer.endswith("of those that there was time to look at.")
+    goal = Goal(1.0, max_bytes=10, time_s=5.0)
+    short = report(found=Found({"onnx-fp32": FLOAT, "onnx-a": broke}, cut_short=True), goal=goal)
+    assert short.answer == (
+        "Nothing to ship: no candidate keeps the budget, that it loses at most 1 point and has at most 10 bytes, of "
+        "those that there was time to look at. The smallest, onnx-a, has 1000 bytes, more than the 10 allowed."
+    )
+
+
+def test_a_float_model_that_is_shipped_for_want_of_time_says_so() -> None:
+    goal = Goal(1.0, time_s=1.0)
+    untried = report(found=Found({"onnx-fp32": FLOAT}, cut_short=True), goal=goal).answer
+    assert untried == "Ship the float model as it is (onnx-fp32): the time was up before anything was tried."
+    slow = {"onnx-fp32": FLOAT, "onnx-a": entry("onnx-a", ratio=1.5)}
+    assert report(found=Found(slow, cut_short=True), goal=goal).answer == (
+        "Ship the float model as it is (onnx-fp32): nothing better was found before the time was up."
+    )
 
 
 def test_a_search_cut_short_and_an_estimate_are_said_to_be_so() -> None:

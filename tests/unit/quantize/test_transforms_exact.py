@@ -210,6 +210,25 @@ def test_what_is_chosen_leaves_a_multiple(dead: list[bool], share: float, multip
     assert gone.sum() <= max(sum(dead), int(share * len(dead)))
 
 
+def test_an_index_that_is_a_scalar_stays_one(tmp_path: Path) -> None:
+    """As a list of one it would give the result one axis more."""
+    nodes = [onnx.helper.make_node("Gather", ["x", "index"], ["first"], axis=1)]
+    graph = onnx.helper.make_graph(
+        [*nodes, onnx.helper.make_node("Relu", ["first"], ["y"])],
+        "slice",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 4])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4])],
+        [onnx.numpy_helper.from_array(np.array(1, np.int64), "index")],
+    )
+    source, target = tmp_path / "m.onnx", tmp_path / "saved.onnx"
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8), str(source)
+    )
+    open_graph(source, tmp_path).save(target)
+    x = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+    assert _run(target, x).tolist() == _run(source, x).tolist() == [[4, 5, 6, 7]]
+
+
 def test_no_model_is_refused_as_such(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"no model at all")
     with pytest.raises(ModelError):

@@ -5,12 +5,10 @@ import errno
 import json
 import logging
 import os
-import shutil
 import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -256,26 +254,27 @@ CLIENT = """
 import os, sys
 from pathlib import Path
 from edgeinfer.runtime.control import call
+os.chdir(sys.argv[1])  # a stranger may not pass the folders above
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-print(call(Path(sys.argv[1]), {"do": "status"}))
-call(Path(sys.argv[1]), {"do": "refuse", "how": "gate"})
+print(call(Path(), {"do": "status"}))
+call(Path(), {"do": "refuse", "how": "gate"})
 """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user: needs root")
-def test_a_stranger_may_look_and_change_nothing() -> None:
+def test_a_stranger_may_look_and_change_nothing(tmp_path: Path) -> None:
     """As the agent, which is in the daemon's group: the socket lets it in, the kernel says who it is."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    folder.chmod(0o755)
-    desk = Desk(folder)
+    tmp_path.chmod(0o755)
+    desk = Desk(tmp_path)
     try:
         desk.server.start()
-        (folder / SOCKET).chmod(0o666)
-        done = subprocess.run([sys.executable, "-c", CLIENT, str(folder)], capture_output=True, text=True, check=False)
+        (tmp_path / SOCKET).chmod(0o666)
+        done = subprocess.run(
+            [sys.executable, "-c", CLIENT, str(tmp_path)], capture_output=True, text=True, check=False
+        )
         assert done.stdout == "{'echo': ''}\n", done.stderr
         assert "only root and the daemon's own user may change what runs" in done.stderr
     finally:
         desk.server.stop()
-        shutil.rmtree(folder)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeinfer.runtime.assignment import AssignedPackage, AssignmentDocument, next_assignment, read_assignment
-from edgeinfer.runtime.errors import GateError, RefusedError, SignatureError
+from edgeinfer.runtime.errors import GateError, RefusedError, SignatureError, UsageError
 from edgeinfer.runtime.manifest import Signature
 from edgeinfer.runtime.store import Store
 from edgeinfer.runtime.trust import SigningKey, key_id, open_envelope, parse_public_key, seal, verify
@@ -56,17 +56,31 @@ class TestKeys:
     @pytest.mark.parametrize("content", ["", "zz", "00" * 31, "00" * 33, "\xe9"])
     def test_a_file_that_is_no_key_is_refused(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "x.key").write_text(content)
-        with pytest.raises(SignatureError, match="expected a private key"):
+        with pytest.raises(UsageError, match="expected a private key") as caught:
             SigningKey.load(tmp_path / "x.key")
+        assert "package keygen" in caught.value.hint
+
+    def test_one_key_of_the_pair_is_not_taken_for_the_other(self, tmp_path: Path) -> None:
+        KEY.save(tmp_path / "a.key")
+        with pytest.raises(UsageError, match=r"a\.pub: expected a private key, found the name of a public one"):
+            SigningKey.load(tmp_path / "a.pub")
+        with pytest.raises(UsageError, match=r"a\.key: expected a public key, found the name of a private one"):
+            parse_public_key(str(tmp_path / "a.key"))
+
+    def test_what_a_file_holds_is_not_shown(self, tmp_path: Path) -> None:
+        (tmp_path / "x.key").write_text("-----BEGIN PRIVATE KEY-----\nsecret\n")
+        with pytest.raises(UsageError, match="in hex, found a PEM file") as caught:
+            SigningKey.load(tmp_path / "x.key")
+        assert "secret" not in str(caught.value)
 
     @given(st.text(max_size=80))
     def test_any_text_is_a_key_or_refused(self, text: str) -> None:
-        with contextlib.suppress(SignatureError):
+        with contextlib.suppress(UsageError):
             assert len(parse_public_key(text)) == 32
 
     @pytest.mark.parametrize("text", ["/nowhere/release.pub", "0" * 63, "g" * 64, "x" * 5000, "a\0b"])
     def test_what_is_no_public_key_is_refused(self, text: str) -> None:
-        with pytest.raises(SignatureError):
+        with pytest.raises(UsageError):
             parse_public_key(text)
 
 

@@ -19,6 +19,7 @@ from edgeinfer.sync.commands import Commands, why_not
 from edgeinfer.sync.daemon_view import DaemonView
 from edgeinfer.sync.log_ring import LogRing
 from edgeinfer.sync.messages import (
+    CANCEL_KIND,
     MAX_RESULT_BYTES,
     BlobRange,
     BlobRequest,
@@ -174,6 +175,23 @@ def test_what_a_killed_agent_left_is_withdrawn(agent: Agent) -> None:
     assert agent.db.note(BENCH_NOTE) == b""
 
 
+def test_what_nobody_waits_for_is_ended(agent: Agent) -> None:
+    handed_over(agent)
+    assert agent.benches.cancel("c-2") is None
+    assert agent.benches.under_way == "c-1"
+    assert agent.benches.cancel("c-1") == CommandResult("c-1", ok=False, detail="it was called off")
+    assert ended(agent)
+    assert agent.benches.cancel("c-1") is None
+
+
+def test_a_download_is_ended_too(agent: Agent) -> None:
+    begun(agent)
+    agent.benches.step(0.0)
+    assert agent.benches.cancel("c-1") is not None
+    assert ended(agent)
+    assert not agent.benches.downloading
+
+
 def test_a_command_that_comes_again_is_carried_out_once(agent: Agent) -> None:
     key = SigningKey(b"c" * 32)
     config = msgspec.structs.replace(agent.config, trust=CommandTrust(console_keys=(key.public.hex(),)))
@@ -201,6 +219,33 @@ def test_a_command_that_comes_again_is_carried_out_once(agent: Agent) -> None:
     commands.step(500.0)
     assert "hash and size" in answers[2].detail
     assert benches.under_way == ""
+    commands.take(seal(encode(msgspec.structs.replace(COMMAND, id="c-3")), key), 600.0)
+    cancel = Command(id="c-4", device="dev-1", kind=CANCEL_KIND, issued_s=1000, expires_s=1030, ends="c-3")
+    for number in (4, 5):
+        commands.take(seal(encode(msgspec.structs.replace(cancel, id=f"c-{number}")), key), 600.0)
+    commands.step(600.0)
+    assert [(one.id, one.ok, one.detail) for one in answers[3:]] == [
+        ("c-3", False, "it was called off"),
+        ("c-4", True, "c-3 ended"),
+        ("c-5", True, "c-3 is not under way here"),
+    ]
+    assert benches.under_way == ""
+
+
+def test_a_trusted_key_that_is_none_refuses_every_command(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "console.pub").write_text("no key")
+    config = msgspec.structs.replace(agent.config, trust=CommandTrust(console_keys=(f"{tmp_path}/console.pub",)))
+    answers: list[CommandResult] = []
+
+    def publish(_name: str, raw: bytes, **_: object) -> bool:
+        answers.append(decode(raw, CommandResult))
+        return True
+
+    link = cast("MqttLink", SimpleNamespace(publish=publish, ticket=lambda: 0, is_confirmed=lambda _: True))
+    commands = Commands(config, agent.db, link, UNLIMITED, ring=LogRing(), benches=agent.benches, wall_s=lambda: 1000.0)
+    commands.take(seal(encode(COMMAND), SigningKey(b"c" * 32)), 0.0)
+    commands.step(0.0)
+    assert [(one.ok, "expected a public key in hex" in one.detail) for one in answers] == [(False, True)]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -143,16 +144,24 @@ def _overlap(loaded: Loaded) -> Sequence[str]:
     """A warning where rows to calibrate with are among those to evaluate with: accuracy is then too good."""
     if loaded.calibration is None:
         return ()
-    seen = set(_digests(loaded.calibration))
-    shared = sum(digest in seen for digest in _digests(loaded.x))
+    dtype = _common_dtype(loaded.x, loaded.calibration)
+    seen = set(_digests(loaded.calibration, dtype))
+    shared = sum(digest in seen for digest in _digests(loaded.x, dtype))
     if not shared:
         return ()
     said = f"{shared} of {len(loaded.x)} samples to evaluate with are also among those to calibrate with"
     return (f"{said}: what is measured on them is too good",)
 
 
-def _digests(material: Material) -> Sequence[bytes]:
+def _common_dtype(x: Material, calibration: Material) -> "np.dtype[Any] | None":
+    """In which rows of both are written alike where their values are."""
+    if isinstance(x, Pictures) or isinstance(calibration, Pictures):
+        return None
+    return np.result_type(x.dtype, calibration.dtype)
+
+
+def _digests(material: Material, dtype: "np.dtype[Any] | None") -> Sequence[bytes]:
     if isinstance(material, Pictures):
         return material.digests
-    rows = (np.ascontiguousarray(material[index]) for index in range(len(material)))
+    rows = (np.ascontiguousarray(material[index], dtype) for index in range(len(material)))
     return [hashlib.sha256(row.data).digest() for row in rows]

@@ -7,8 +7,10 @@ from edgeinfer.quantize.report.document import Report, Row
 from edgeinfer.quantize.report.figures import accuracy, effective_drop, interval, kibibytes, unit_name
 from edgeinfer.quantize.report.figures import paired_test as tested
 
-__all__ = ["Figure", "Verdict", "answer", "headline_figures", "verdict"]
+__all__ = ["FEW_SAMPLES", "Figure", "Verdict", "answer", "headline_figures", "verdict"]
 
+# What is said of fewer is hardly more than what is said of none.
+FEW_SAMPLES = 20
 
 _MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
@@ -17,6 +19,7 @@ class Verdict(enum.Enum):
     """What may be shipped."""
 
     SHIP = "Ship it"
+    UNPROVEN = "Not proven yet"
     FLOAT = "Ship the float model"
     REFUSED = "Do not ship"
 
@@ -34,7 +37,9 @@ class Figure:
 def verdict(report: Report) -> Verdict:
     if report.chosen is None:
         return Verdict.REFUSED
-    return Verdict.SHIP if report.chosen.quantized else Verdict.FLOAT
+    if not report.chosen.quantized:
+        return Verdict.FLOAT
+    return Verdict.UNPROVEN if 0 < report.chosen.samples < FEW_SAMPLES else Verdict.SHIP
 
 
 def answer(report: Report) -> str:
@@ -91,11 +96,15 @@ def _speed_figure(row: Row, report: Report) -> Figure | None:
     if row.variant == report.reference.variant:
         return Figure("Speed", f"1{_TIMES}", "it is the float model that the others are held against")
     how = "estimated by rules" if row.estimated else "measured"
-    around = ""
+    value, around = f"{1 / row.latency_ratio:.2f}{_TIMES}", ""
+    faster: bool | None = row.latency_ratio < 1
     if row.ratio_low and row.ratio_high:
         around = f" {interval(1 / row.ratio_high, 1 / row.ratio_low)}"
-    value = f"{1 / row.latency_ratio:.2f}{_TIMES}"
-    return Figure("Speed", value, f"times as fast as {report.reference.variant}{around}, {how}", row.latency_ratio < 1)
+        if row.ratio_low <= 1 <= row.ratio_high and not row.estimated:
+            value, how, faster = "the same", f"{how}: no difference that is not noise", None
+    elif not row.estimated:
+        how, faster = "measured in few rounds", None
+    return Figure("Speed", value, f"the speed of {report.reference.variant}{around}, {how}", faster)
 
 
 def _size_figure(row: Row, report: Report) -> Figure | None:
@@ -111,6 +120,8 @@ def _loss_figure(row: Row, report: Report) -> Figure | None:
     lost = effective_drop(row, report)
     if lost is None:
         return None
+    if row.variant == report.reference.variant:
+        return Figure(report.metric, accuracy(row.metric_value), "it is what losses are counted from")
     sign = _MINUS if lost > 0.005 else "+" if lost < -0.005 else "±"
     parts = [f"{accuracy(report.reference.metric_value)} → {accuracy(row.metric_value)}"]
     if row.drop_low is not None and row.drop_high is not None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["page", "write_page"]
 
+_MARKS = {Verdict.SHIP: "yes", Verdict.UNPROVEN: "unsure", Verdict.FLOAT: "same", Verdict.REFUSED: "no"}
 _TEMPLATES = Path(__file__).parent / "templates"
 # Layers that are shown at once; the others are a click away.
 _LAYERS_SHOWN = 20
@@ -62,11 +63,11 @@ def page(report: Report, *, title: str, provenance: Provenance | None = None) ->
         report=report,
         answer=answer(report),
         verdict=verdict(report),
-        mark={Verdict.SHIP: "yes", Verdict.FLOAT: "same", Verdict.REFUSED: "no"}[verdict(report)],
+        mark=_MARKS[verdict(report)],
         headline=headline_figures(report),
         pictures=[picture for picture in pictures if picture],
         candidates=[_line(row, report) for row in _kept(report)],
-        refused=[_line(row, report) for row in report.candidates if row.verdict == "refused"],
+        refused=[_line(row, report) for row in _refused(report)],
         sensitivity=[_layers(one) for one in report.sensitivity if one.layers],
         chosen_layers=_precisions(report),
         confusion=_confusion(report),
@@ -111,6 +112,11 @@ def _kept(report: Report) -> Iterator[Row]:
     rest = [row for row in report.candidates if row.verdict != "refused" and row.variant not in named]
     yield from first
     yield from sorted(rest, key=lambda row: (row.latency_ratio is None, row.latency_ratio or 0.0))
+
+
+def _refused(report: Report) -> Iterator[Row]:
+    """The float model stands above in any case."""
+    return (row for row in report.candidates if row.verdict == "refused" and row.variant != report.reference.variant)
 
 
 def _line(row: Row, report: Report) -> _Line:

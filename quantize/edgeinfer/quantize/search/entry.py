@@ -5,13 +5,17 @@ from dataclasses import dataclass, field
 
 from edgeinfer.quantize.search.statistics import Difference
 
-__all__ = ["Entry", "Judged", "Offer", "Screened", "Timing"]
+__all__ = ["Entry", "Judged", "Leads", "Offer", "Screened", "Timing"]
+
+# The 95 % interval of the first's latency over the second's, by their ids: of rounds in which both were timed.
+Leads = Mapping[tuple[str, str], tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Of one candidate: the median call in microseconds, its ratio to the reference's with a 95 % interval, CPU time
-    and where readable energy a call. `estimated` figures come from rules: only the ratios mean anything then.
+    and where readable energy a call. `estimated` figures come from rules: only the ratios mean anything then. `rough`:
+    of so few rounds that there is no such interval, but the least and the largest that was seen, or 0 for both.
     `error` says why the target cannot run it; there are no figures then."""
 
     latency_us: float = 0.0
@@ -23,6 +27,7 @@ class Timing:
     rss_bytes: int | None = None
     estimated: bool = False
     error: str = ""
+    rough: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def climb(
 
 
 def _look_at_floats(state: State) -> Steps:
-    yield from state.ask(Screen(state.floats))
+    yield from state.ask(Screen(state.floats, state.until_s(_SCHEMES)))
     for name in state.floats:
         yield from state.ask(Evaluate(name))
     state.close("float models", looked_at=len(state.floats), left=len(state.floats))
@@ -90,14 +90,13 @@ def _race(state: State, racing: tuple[str, ...]) -> Steps:
     state.found.timed = tuple(dict.fromkeys([*state.floats, *state.found.timed, *racing]))
     beside = state.floats
     for _ in range(_MAX_TIMINGS):
-        best = state.best(among=racing)
-        leader = best.id if best is not None else state.floats[0]
         # The reference is what ratios are of; the other float models have been seen once.
-        answer = yield Time(tuple(dict.fromkeys([*beside, *racing])), leader)
-        state.take(answer)
-        beside = state.floats[:1]
-        if state.goal.objective == "size" or settled(racing, answer.lead, leader=leader):
+        yield from state.ask(Time(tuple(dict.fromkeys([*beside, *racing])), state.until_s(_SETTLING)))
+        beside, leads = state.floats[:1], state.found.leads
+        best = state.best(among=racing)  # by what is known now: who led before may have been lucky
+        leader = best.id if best is not None else state.floats[0]
+        if state.goal.objective == "size" or settled(racing, leads, leader=leader):
             break
         if not state.has_time(_SETTLING):
             break
-        racing = still_racing(racing, answer.lead, leader=leader)
+        racing = still_racing(racing, leads, leader=leader)

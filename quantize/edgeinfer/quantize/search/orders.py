@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgeinfer.quantize.search.entry import Entry, Timing
+from edgeinfer.quantize.search.entry import Entry, Leads, Timing
 from edgeinfer.quantize.search.mixing import LayerCost
 
 __all__ = ["Answer", "Evaluate", "Make", "Mix", "Order", "Probe", "Screen", "Sketch", "Time"]
@@ -13,10 +13,11 @@ __all__ = ["Answer", "Evaluate", "Make", "Mix", "Order", "Probe", "Screen", "Ske
 @dataclass(frozen=True, slots=True)
 class Sketch:
     """Time something roughly that is as fast as what these schemes make, and sooner made. May be left unanswered; none
-    is begun later than `until_s` seconds after the search began."""
+    is made later than `until_s` seconds after the search began, and no more rounds are timed later than `timed_s`."""
 
     ids: tuple[str, ...]
     until_s: float = math.inf
+    timed_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,11 @@ class Make:
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Look at these on a few samples, and time them roughly."""
+    """Look at these on a few samples, and time them roughly: no more than one round later than `until_s` seconds after
+    the search began."""
 
     ids: tuple[str, ...]
+    until_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,11 @@ class Mix:
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """Time these side by side; where it was done before, some rounds more. `leader` is one of them."""
+    """Time these side by side; where it was done before, some rounds more. No more than one of them later than
+    `until_s` seconds after the search began."""
 
     ids: tuple[str, ...]
-    leader: str
+    until_s: float = math.inf
 
 
 Order = Sketch | Make | Screen | Evaluate | Probe | Mix | Time
@@ -74,11 +78,11 @@ Order = Sketch | Make | Screen | Evaluate | Probe | Mix | Time
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`entries` are those that an order was about, as they are now. `elapsed_s` is how long the search has lasted.
-    `layers` answers Probe, in the network's order; `lead` Time: the 95 % interval of each candidate's latency over the
-    leader's; `sketches` Sketch, where it could be told."""
+    `layers` answers Probe, in the network's order; `leads` Time, where more rounds tell more; `sketches` Sketch, where
+    it could be told."""
 
     entries: Mapping[str, Entry]
     elapsed_s: float
     layers: tuple[LayerCost, ...] = ()
-    lead: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    leads: Leads = field(default_factory=dict)
     sketches: Mapping[str, Timing] = field(default_factory=dict)

@@ -108,7 +108,7 @@ def _mix(state: State, scheme: str, precision: str, *, share: float) -> Count:
     for line in lines:
         if mixed and not state.has_time(share):
             break
-        number = yield from _search_number(state, scheme, precision, line)
+        number = yield from _search_number(state, scheme, precision, line, share=share)
         if number:
             mixed.append((_mixed_id(scheme, line, number), line, number))
     best = min(mixed, key=lambda one: state.cost(one[0]), default=("", lines[0], 0))
@@ -132,15 +132,17 @@ def _lines(state: State, scheme: str, precision: str, costs: Sequence[LayerCost]
         yield _Line("first", tuple(costs))
 
 
-def _search_number(state: State, scheme: str, precision: str, line: _Line) -> Count:
-    """How many layers of a line to take; 0 where no number is of use. Only that candidate is left."""
+def _search_number(state: State, scheme: str, precision: str, line: _Line, *, share: float) -> Count:
+    """How many layers of a line to take; 0 where no number is of use, or none was found in time. Only that candidate
+    is left."""
     lowering = precision == _INT4
     trials = most(len(line.layers)) if lowering else fewest(len(line.layers))
-    best, seen = state.best(), []
+    best = state.best()
+    seen: list[str] = []
     taken = 0
     try:
         number = next(trials)
-        while True:
+        while not seen or state.has_time(share):
             name = _mixed_id(scheme, line, number)
             seen.append(name)
             layers = tuple(cost.name for cost in line.layers[:number])

@@ -14,8 +14,8 @@ __all__ = ["came_to_something", "expected_cost", "hopeless", "outdone", "sketch"
 # Fewer channels are to gain more than this, or the model with all of them will do.
 _GAIN = 0.97
 _LAST_RUNG = 1
-# Of the time for schemes: the rest is for making them.
-_SHARE = 0.5
+# Of the time for schemes, for making sketches and for timing them too: the rest is for making what is worth it.
+_SHARE, _TIMED_SHARE = 0.5, 0.7
 
 
 def sketch(state: State, *, share: float) -> Steps:
@@ -28,12 +28,12 @@ def sketch(state: State, *, share: float) -> Steps:
         yield from state.ask(Make((name,)))
     made = tuple(name for name in first if came_to_something(state, name))
     if made:
-        yield from state.ask(Screen(made))
+        yield from state.ask(Screen(made, state.until_s(share)))
     unknown = [offer for offer in offers if offer.id not in first and not _will_be_known(state, offer)]
     unknown.sort(key=lambda offer: offer.rung)
     wanted = tuple(offer.id for offer in unknown if not offer.after or came_to_something(state, offer.after))
     if wanted:
-        yield from state.ask(Sketch(wanted, state.until_s(_SHARE * share)))
+        yield from state.ask(Sketch(wanted, state.until_s(_SHARE * share), state.until_s(_TIMED_SHARE * share)))
 
 
 def swiftest(state: State, offers: Sequence[Offer]) -> tuple[list[Offer], list[Offer]]:
@@ -53,7 +53,8 @@ def hopeless(state: State, offer: Offer) -> str:
         return ""
     plain = state.offers.get(offer.prunes)
     unpruned = _expected(state, plain) if plain is not None else None
-    if unpruned is not None and state.goal.cost(expected) > _GAIN * state.goal.cost(unpruned):
+    # What a few rounds cannot tell is left to those that settle the order.
+    if unpruned is not None and state.goal.least_cost(expected) > _GAIN * state.goal.cost(unpruned):
         return f"not made: hardly faster than {offer.prunes}, which has all channels"
     reason = outdone(state, expected)
     if reason and offer.id not in state.sketches:

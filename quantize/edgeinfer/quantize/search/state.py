@@ -40,12 +40,14 @@ class Tried:
 
 @dataclass(slots=True)
 class Found:
-    """What the search knows when it ends. `timed` are those whose latency was settled, or tried to."""
+    """What the search knows when it ends. `timed` are those whose latency was settled, or tried to, `leads` what was
+    seen of each pair of them then."""
 
     entries: dict[str, Entry]
     rungs: list[Rung] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
     timed: tuple[str, ...] = ()
+    leads: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     cut_short: bool = False
 
 
@@ -83,6 +85,7 @@ class State:
 
     def take(self, answer: Answer) -> None:
         self.found.entries.update(answer.entries)
+        self.found.leads.update(answer.leads)
         self.sketches.update(answer.sketches)
         self._elapsed_s = answer.elapsed_s
 

@@ -9,6 +9,9 @@ from edgeinfer.quantize.search.state import State, Steps
 
 __all__ = ["find_one_that_keeps", "reconsider", "try_all", "try_schemes"]
 
+# The share of the time that is all of it, and how much of it may pass to find out whether anything keeps the budget.
+_ALL, _LATE = 1.0, 1.5
+
 
 def try_schemes(state: State, *, rung: int, share: float) -> Steps:
     """Those of a rung, until `share` of the time has passed."""
@@ -37,7 +40,8 @@ def _by_speed(state: State, offers: Sequence[Offer], *, share: float) -> Steps:
 
 
 def try_all(state: State, ids: Sequence[str], *, share: float) -> Steps:
-    """Make, screen and judge them. One is made whatever the time is, and all that are made are judged."""
+    """Make, screen and judge them. One is made whatever the time is, and all that are made are judged while there is
+    any."""
     made: list[str] = []
     for name in ids:
         if made and not state.has_time(share):
@@ -48,7 +52,7 @@ def try_all(state: State, ids: Sequence[str], *, share: float) -> Steps:
             made.append(name)
     new = tuple(name for name in made if state.entry(name).screened is None)
     if new:
-        yield from state.ask(Screen(new))
+        yield from state.ask(Screen(new, state.until_s(share)))
     yield from _judge(state, made)
 
 
@@ -88,7 +92,7 @@ def _look_after_all(state: State, name: str) -> Steps:
         yield from state.ask(Make((name,)))
         if state.entry(name).refused:
             return
-        yield from state.ask(Screen((name,)))
+        yield from state.ask(Screen((name,), state.until_s(_ALL)))
     else:
         state.readmit(name)
     entry = state.entry(name)
@@ -115,7 +119,7 @@ def _wanted(state: State, offer: Offer) -> bool:
 
 
 def _judge(state: State, ids: Sequence[str]) -> Steps:
-    """Evaluate what can still win, the most promising first."""
+    """Evaluate what can still win, the most promising first, while there is time: one of them in any case."""
     for name in sorted(ids, key=lambda name: (state.cost(name), name)):
         entry = state.entry(name)
         if entry.refused or entry.judged is not None:
@@ -127,7 +131,16 @@ def _judge(state: State, ids: Sequence[str]) -> Steps:
             if reason := outdone(state, entry):
                 state.screen_out(name, f"screened out: {reason}")
                 continue
+        if not _may_judge(state):
+            return
         yield from state.ask(Evaluate(name))
+
+
+def _may_judge(state: State) -> bool:
+    made = [entry for entry in state.found.entries.values() if entry.id not in state.floats]
+    if not any(entry.judged is not None for entry in made):
+        return True
+    return state.has_time(_ALL if any(state.goal.keeps(entry) for entry in made) else _LATE)
 
 
 def _unfit(state: State, entry: Entry) -> str:

@@ -1,5 +1,6 @@
 """What a target is: it says how fast candidates are on a device."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -24,10 +25,17 @@ class Target(Protocol):
     engines: tuple[str, ...]
 
     def time(
-        self, candidates: Sequence[Candidate], *, sample: Array, reference: str, rough: bool = False
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        sample: Array,
+        reference: str,
+        rough: bool = False,
+        time_s: float = math.inf,
     ) -> dict[str, Timing]:
         """Time `candidates`, side by side, on `sample` float32 (1, *input shape). `reference` is the id of one of them;
-        `rough`: a first look is enough. Raises EdgeInferError where the target cannot be reached or used."""
+        `rough`: a first look is enough; `time_s`: how long it should take, at most, which a target that is asked once
+        only need not keep to. Raises EdgeInferError where the target cannot be reached or used."""
         ...
 
     def close(self) -> None: ...

@@ -7,9 +7,8 @@ The candidates travel in one temporary package, signed with a key that releases 
 nothing else. What it runs goes on meanwhile, and the figures are those beside it.
 """
 
-import tempfile
+import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -23,6 +22,7 @@ from edgeinfer.runtime.bench import Bench
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import RemoteError, UsageError
+from edgeinfer.runtime.scratch import scratch_folder
 from edgeinfer.runtime.trust import SigningKey
 
 __all__ = ["PREFIX", "DeviceTarget"]
@@ -54,12 +54,19 @@ class DeviceTarget:
         self.cuts_pairs = cuts_pairs(str(profile.get("arch")), features if isinstance(features, list | tuple) else ())
 
     def time(
-        self, candidates: Sequence[Candidate], *, sample: Array, reference: str, rough: bool = False
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        sample: Array,
+        reference: str,
+        rough: bool = False,
+        time_s: float = math.inf,
     ) -> dict[str, Timing]:
         """As Target says. Raises also ModelError where the reference cannot be run there: nothing has a ratio then."""
+        del time_s  # the device says how long it takes, and is asked once
         seconds = min(self._seconds, ROUGH_SECONDS) if rough else self._seconds
-        with tempfile.TemporaryDirectory(prefix="edgeinfer-target-") as folder:
-            package = Path(folder) / "candidates.edgepkg"
+        with scratch_folder("edgeinfer-target-") as folder:
+            package = folder / "candidates.edgepkg"
             write_bundle(package, candidates, sample, key=self._key)
             timeout_s = min(_LONGEST_S, deadline_of(package.stat().st_size, seconds=seconds, count=len(candidates)))
             raw = self._fleet.bench(self._device, package, seconds=seconds, threads=self._threads, timeout_s=timeout_s)

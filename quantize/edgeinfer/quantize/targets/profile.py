@@ -4,6 +4,7 @@ The ratios are wide and marked as estimated. They put candidates in an order; se
 the device measures them when it arrives (`edgeinfer.runtime.choosing`).
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,11 +41,17 @@ class ProfileTarget:
         self._works: dict[Path, Work] = {}
 
     def time(
-        self, candidates: Sequence[Candidate], *, sample: Array, reference: str, rough: bool = False
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        sample: Array,
+        reference: str,
+        rough: bool = False,
+        time_s: float = math.inf,
     ) -> dict[str, Timing]:
         """As Target says. Where the kind has no engine for the reference, the ratios are to what ONNX Runtime would
         take with float32."""
-        del sample, rough
+        del sample, rough, time_s
         base = next((candidate for candidate in candidates if candidate.id == reference), None)
         scale = self._estimate(base).ratio if base is not None and not self._refusal(base) else 1.0
         return {candidate.id: self._timing(candidate, base, scale) for candidate in candidates}

@@ -3,11 +3,12 @@
     target = SshTarget("ssh://pi@kitchen")
     target.time(candidates, sample=sample, reference="onnx-fp32")
 
-The candidates travel in one temporary package over ssh's standard input. Nothing stays on the device.
+The candidates travel in one temporary package over ssh's standard input. Nothing stays on the device, and nothing goes
+on there when ssh is ended here.
 """
 
+import math
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +26,7 @@ from edgeinfer.quantize.targets.shell import Done, run_limited
 from edgeinfer.runtime.bench import Bench
 from edgeinfer.runtime.engines.base import Array
 from edgeinfer.runtime.errors import DependencyError, RemoteError
+from edgeinfer.runtime.scratch import scratch_folder
 
 __all__ = ["SshTarget"]
 
@@ -33,6 +35,8 @@ _MAX_ANSWER_BYTES = 8 << 20
 # Login shells may print a greeting: what counts comes after this line.
 _MARK = b"----edgeinfer----\n"
 _Document = TypeVar("_Document", Profile, Bench)
+# sshd tells a command without a terminal in no other way that nobody listens any more: what it writes is refused.
+_LIFELINE = "(trap '' PIPE; while sleep 1 > /dev/null 2>&1; do echo >&2 || kill \"$b\"; done) & w=$!;"
 _NOT_EXECUTABLE, _NOT_FOUND, _SSH_FAILED = 126, 127, 255
 
 
@@ -54,12 +58,19 @@ class SshTarget:
         self.cuts_pairs = cuts_pairs(self.profile.arch, self.profile.features)
 
     def time(
-        self, candidates: Sequence[Candidate], *, sample: Array, reference: str, rough: bool = False
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        sample: Array,
+        reference: str,
+        rough: bool = False,
+        time_s: float = math.inf,
     ) -> dict[str, Timing]:
         """As Target says. Raises also ModelError where the reference cannot be run there: nothing has a ratio then."""
+        del time_s  # the device says how long it takes, and is asked once
         seconds = min(self._seconds, ROUGH_SECONDS) if rough else self._seconds
-        with tempfile.TemporaryDirectory(prefix="edgeinfer-target-") as folder:
-            package = Path(folder) / "candidates.edgepkg"
+        with scratch_folder("edgeinfer-target-") as folder:
+            package = folder / "candidates.edgepkg"
             write_bundle(package, candidates, sample)
             found = self._bench(package, seconds=seconds, count=len(candidates))
         return timings(found, candidates, reference=reference, where=str(self._address))
@@ -74,9 +85,11 @@ class SshTarget:
     def _bench(self, package: Path, *, seconds: float, count: int) -> Bench:
         deadline_s = deadline_of(package.stat().st_size, seconds=seconds, count=count)
         script = (
-            "umask 077; d=$(mktemp -d) || exit 1; trap 'rm -rf \"$d\"' EXIT; trap 'exit 1' HUP INT TERM; "
+            "umask 077; d=$(mktemp -d) || exit 1; b=; trap 'rm -rf \"$d\"' EXIT; "
+            'trap \'test -z "$b" || kill "$b"; exit 1\' HUP INT TERM; '
             'cat > "$d/candidates.edgepkg" || exit 1; '
-            f'{self._program} bench "$d/candidates.edgepkg" --json --seconds {seconds:g} --threads {self._threads}'
+            f'{self._program} bench "$d/candidates.edgepkg" --json --seconds {seconds:g} --threads {self._threads} & '
+            f'b=$!; {_LIFELINE} wait "$b"; s=$?; kill "$w" 2> /dev/null; exit "$s"'
         )
         done = self._run(script, stdin=package, deadline_s=deadline_s)
         return self._decode(done, Bench, what="bench")

@@ -72,7 +72,7 @@ class Graph:
         used = {name for node in graph.node for name in node.input} | self.outputs
         del graph.initializer[:]
         graph.initializer.extend(
-            numpy_helper.from_array(np.ascontiguousarray(values), name)
+            numpy_helper.from_array(np.asarray(values, order="C"), name)  # a scalar stays one
             for name, values in self.constants.items()
             if name in used
         )

@@ -1,7 +1,6 @@
 """A measurement from the package to the document: its steps are calls in order."""
 
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from edgeinfer.runtime.engines.base import available_engines
 from edgeinfer.runtime.errors import UsageError
 from edgeinfer.runtime.manifest import Manifest
 from edgeinfer.runtime.package import PackageFile
+from edgeinfer.runtime.scratch import scratch_folder
 
 __all__ = ["MAX_THREADS", "bench_package"]
 
@@ -43,8 +43,7 @@ def bench_package(
     temporary folder, in `scratch` where it is named. Raises PackageError, UsageError.
     """
     _check(seconds, threads)
-    with tempfile.TemporaryDirectory(prefix="edgeinfer-bench-", dir=scratch) as name:
-        folder = Path(name)
+    with scratch_folder("edgeinfer-bench-", within=scratch) as folder:
         with PackageFile(path) as package:
             package.verify_files()
             entries = _entries(package.manifest, variants, threads)

@@ -12,8 +12,8 @@ Both streams begin with the most significant bit of their first byte and are fil
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,8 +26,6 @@ Naturals = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
-# With the bits that are taken off they take more than one byte.
-Ranks = npt.NDArray[np.uint16]
 # The classes of a column by rank, one a byte; or place, number, place, number, ...; no bytes: all are 0.
 Numbers = bytes | list[int]
 
@@ -62,11 +60,11 @@ def _nearest() -> Integers:
 
 _NEAREST_RANKS = np.argsort(_nearest(), axis=1)
 _FILL = b"\xff"
-# One more, for all ranks beyond the last.
-_ROW = CLASSES + 1
-_BEYOND = np.uint16(CLASSES)
+# Ranks that there can be, with the bits that were taken off: those beyond the last are of no class.
+_ROW = CLASSES << (_FOLDS - 1)
 _NO_BYTES: Bytes = np.zeros(0, dtype=np.uint8)
-_NEAREST: list[bytes] = [row.astype(np.uint8).tobytes() + _FILL for row in _nearest()]
+# The classes by rank, where only the first one is named.
+_NEAREST = {bytes([row[0]]): row.astype(np.uint8).tobytes().ljust(_ROW, _FILL) for row in _nearest()}
 
 
 def bit_lengths(values: Naturals) -> npt.NDArray[np.int32]:
@@ -82,7 +80,7 @@ def pack_numbers(
     """Columns of `counts` numbers, one after the other: what each says of its numbers, and its fold; the unary stream;
     the stream of low bits. Raises CodecError where the streams would take more than `max_bytes`."""
     classes = bit_lengths(values)
-    width = int(classes.max()) + 1
+    width = int(np.maximum.reduce(classes)) + 1
     keys = np.arange(0, width * len(counts), width).repeat(counts)
     keys += classes
     histogram = np.bincount(keys, minlength=width * len(counts)).reshape(-1, width)
@@ -97,7 +95,7 @@ def pack_numbers(
         else:
             not_streamed.append(len(numbers))
             numbers.append((_listed(values[end - count : end]) if zeros < count else b"", 0))
-    return numbers, *_streams(values, keys, _Codes.of(ranks, folds, not_streamed), max_bytes)
+    return numbers, *_streams(values, keys, _codes(ranks, folds, not_streamed), max_bytes)
 
 
 def _ranked(histogram: Integers) -> tuple[list[bytes], Integers, Integers]:
@@ -113,44 +111,37 @@ def _ranked(histogram: Integers) -> tuple[list[bytes], Integers, Integers]:
     costs[:, 0] += 8 * (used - 1)
     best = costs.reshape(-1, columns).argmin(axis=0)
     # One class that is named alone is followed by those that are near, too.
-    is_near = (best & 1) | (used == 1)
+    is_near = (best & 1 != 0) | (used == 1)
     classes = by_rank.astype(np.uint8).tobytes()
     named = np.where(is_near, 1, used).tolist()
     tables = [classes[start : start + count] for start, count in zip(range(0, len(classes), width), named, strict=True)]
-    return tables, best >> 1, both[is_near, np.arange(columns)]
+    return tables, best >> 1, np.where(is_near[:, None], both[1], both[0])
 
 
 def _listed(column: Naturals) -> list[int]:
-    places = np.flatnonzero(column)
+    (places,) = column.nonzero()
     return [number for pair in zip(places.tolist(), column[places].tolist(), strict=True) for number in pair]
 
 
-class _Codes(NamedTuple):
-    """What is written of a number of each class of each column, one after the other. `steps`: bits in the unary stream;
-    `ranks`; `lengths`: low bits of the rank, of all columns, and then of the number. All are 0 for columns that are in
-    no stream."""
-
-    steps: Integers
-    ranks: Integers
-    lengths: Integers
-
-    @classmethod
-    def of(cls, ranks: Integers, folds: Integers, not_streamed: Sequence[int]) -> "_Codes":
-        columns, width = ranks.shape
-        steps = (ranks >> folds[:, None]) + 1
-        lengths = np.empty((2, columns, width), dtype=np.int64)
-        lengths[0] = folds[:, None]
-        lengths[1] = _BELOW_HIGHEST[:width]
-        if not_streamed:
-            steps[not_streamed] = 0
-            lengths[:, not_streamed] = 0
-        return cls(steps.reshape(-1), ranks.reshape(-1), lengths.reshape(-1))
+def _codes(ranks: Integers, folds: Integers, not_streamed: Sequence[int]) -> Integers:
+    """(4, columns * width): what is written of a number of each class of each column, one column after the other. Bits
+    in the unary stream; low bits of the rank; low bits of the number; the rank. A column in no stream takes no bits."""
+    codes = np.empty((4, *ranks.shape), dtype=np.int64)
+    each = folds[:, None]
+    np.right_shift(ranks, each, out=codes[0])
+    codes[0] += 1
+    codes[1] = each
+    codes[2] = _BELOW_HIGHEST[: ranks.shape[1]]
+    codes[3] = ranks
+    for column in not_streamed:
+        codes[:3, column] = 0
+    return codes.reshape(4, -1)
 
 
-def _streams(values: Naturals, keys: Integers, codes: _Codes, max_bytes: int) -> tuple[bytes, bytes]:
+def _streams(values: Naturals, keys: Integers, codes: Integers, max_bytes: int) -> tuple[bytes, bytes]:
     """`keys`: the place of each number's class in `codes`."""
-    ends = codes.steps.take(keys).cumsum()
-    lengths = codes.lengths.take(np.concatenate((keys, keys + len(codes.steps))))
+    ends = codes[0].take(keys).cumsum()
+    lengths = codes[1:3].take(keys, axis=1).reshape(-1)
     total = int(ends[-1])
     if total + int(np.add.reduce(lengths)) > 8 * max_bytes:
         raise CodecError(f"expected at most {max_bytes} bytes of numbers in a chunk")
@@ -158,8 +149,9 @@ def _streams(values: Naturals, keys: Integers, codes: _Codes, max_bytes: int) ->
         return b"", b""
     unary = np.zeros(total, dtype=np.uint8)
     # A number that takes no bits ends where the one before it does; before the first one, that is the last bit of all.
-    unary[ends - 1] = 1
-    ranks = codes.ranks.take(keys).view(np.uint64)
+    ends -= 1
+    unary[ends] = 1
+    ranks = codes[3].take(keys).view(np.uint64)
     return np.packbits(unary).tobytes(), _low_bits(np.concatenate((ranks, values)), lengths)
 
 
@@ -169,7 +161,7 @@ def _low_bits(values: Naturals, lengths: Integers) -> bytes:
     if not len(places):
         return b""
     values, lengths = values.take(places), lengths.take(places)
-    if int(lengths.max()) > _WORD:
+    if int(np.maximum.reduce(lengths)) > _WORD:
         high = np.maximum(lengths - _WORD, 0)
         halves = np.stack((values >> np.uint64(_WORD), values), axis=1).reshape(-1)
         return _low_bits(halves, np.stack((high, lengths - high), axis=1).reshape(-1))
@@ -184,18 +176,18 @@ def _low_bits(values: Naturals, lengths: Integers) -> bytes:
 
 
 def _add_bits(packed: Words, values: Naturals, lengths: Integers, ends: Integers) -> None:
-    """Each number lies in one word or two that follow each other. Those of a word have no bit in common: so they can be
-    added up, as floats, too, which hold 32 bits exactly."""
+    """Each number lies in one word or two that follow each other, and no word is without one that begins in it. Those
+    that begin in the same word have no bit in common: so they can be added up, as 64 bits from there on."""
     words = (ends - lengths) >> 5
-    first = int(words[0])
     shifts = (words << 5) - ends
     shifts += 2 * _WORD
     both = (values & _LOWEST.take(lengths)) << shifts.view(np.uint64)
-    words -= first
-    count = int(words[-1]) + 2
-    packed[first : first + count] |= np.bincount(words, both >> np.uint64(_WORD), count).astype(np.uint32)
-    words += 1
-    packed[first : first + count] |= np.bincount(words, both & _LOWEST[_WORD], count).astype(np.uint32)
+    is_first = np.ones(len(words), dtype=np.bool_)
+    np.not_equal(words[1:], words[:-1], out=is_first[1:])
+    sums = np.add.reduceat(both, is_first.nonzero()[0])
+    first = int(words[0])
+    packed[first : first + len(sums)] |= (sums >> np.uint64(_WORD)).astype(np.uint32)
+    packed[first + 1 : first + 1 + len(sums)] |= sums.astype(np.uint32)
 
 
 def check_listed(numbers: list[int], length: int) -> None:
@@ -204,7 +196,7 @@ def check_listed(numbers: list[int], length: int) -> None:
         raise CodecError("the chunk lists numbers at places that there are not")
 
 
-class Streamed(NamedTuple):
+class Streamed(msgspec.Struct, frozen=True, gc=False):
     """A column whose numbers are in the streams."""
 
     table: bytes
@@ -244,7 +236,7 @@ class BitReader:
         return found
 
     def _bits(self, starts: Integers, lengths: Integers) -> Naturals:
-        if len(lengths) and int(lengths.max()) > _WINDOW:
+        if len(lengths) and int(np.maximum.reduce(lengths)) > _WINDOW:
             high = np.where(lengths > _HALF, lengths - _HALF, 0)
             low = lengths - high
             return (self._bits(starts, high) << low.view(np.uint64)) | self._bits(starts + high, low)
@@ -256,7 +248,7 @@ class BitReader:
         return found
 
 
-def _read_unary(total: int, unary: bytes) -> Ranks:
+def _read_unary(total: int, unary: bytes) -> Integers:
     """`total` numbers below CLASSES."""
     if total > 8 * len(unary):
         raise CodecError(f"expected a chunk of at least {total} bits, found {8 * len(unary)}")
@@ -265,18 +257,18 @@ def _read_unary(total: int, unary: bytes) -> Ranks:
     if len(ones) != total or len(unary) != (int(ones[-1]) // 8 + 1 if total else 0):
         raise CodecError(f"expected {total} numbers in the chunk, found {len(ones)}")
     ones[1:] -= ones[:-1] + 1
-    if total and int(ones.max()) >= CLASSES:
+    if total and int(np.maximum.reduce(ones)) >= CLASSES:
         raise CodecError("the chunk has a number of more than 64 bits")
-    return ones.astype(np.uint16)
+    return ones
 
 
-def _unfold(ranks: Ranks, columns: Sequence[Streamed], lengths: Integers, bits: Bytes) -> None:
+def _unfold(ranks: Integers, columns: Sequence[Streamed], lengths: Integers, bits: Bytes) -> None:
     """Put back the bits that were taken off the ranks: none, one or two of each."""
-    folds = np.array([column.fold for column in columns], dtype=np.uint16).repeat(lengths)
-    starts = folds.cumsum(dtype=np.int64)
+    folds = np.array([column.fold for column in columns]).repeat(lengths)
+    starts = folds.cumsum()
     starts -= folds
     # Two bits from each place on, and one more place for the last ranks, should none be taken off these.
-    pairs = np.zeros(len(bits) + 1, dtype=np.uint16)
+    pairs = np.zeros(len(bits) + 1, dtype=np.uint8)
     pairs[:-1] = bits
     pairs <<= 1
     pairs[:-2] |= bits[1:]
@@ -284,20 +276,14 @@ def _unfold(ranks: Ranks, columns: Sequence[Streamed], lengths: Integers, bits: 
     ranks |= pairs.take(starts) >> (2 - folds)
 
 
-def _classes(columns: Sequence[Streamed], lengths: Integers, ranks: Ranks) -> Bytes:
+def _classes(columns: Sequence[Streamed], lengths: Integers, ranks: Integers) -> Bytes:
     """The class of each number."""
-    by_rank = np.frombuffer(b"".join([_by_rank(column.table) for column in columns]), dtype=np.uint8)
-    firsts = np.arange(0, _ROW * len(columns), _ROW, dtype=np.uint16).repeat(lengths)
-    np.minimum(ranks, _BEYOND, out=ranks)
+    # Filled up with what is none.
+    tables = [_NEAREST.get(column.table) or column.table[:CLASSES].ljust(_ROW, _FILL) for column in columns]
+    by_rank = np.frombuffer(b"".join(tables), dtype=np.uint8)
+    firsts = np.arange(0, _ROW * len(columns), _ROW).repeat(lengths)
     ranks += firsts
     classes: Bytes = by_rank.take(ranks)
-    if int(classes.max()) >= CLASSES:
+    if int(np.maximum.reduce(classes)) >= CLASSES:
         raise CodecError("the chunk has a number of a class that its column does not have")
     return classes
-
-
-def _by_rank(table: bytes) -> bytes:
-    """The classes by rank, filled up with what is none."""
-    if len(table) == 1 and table[0] < CLASSES:
-        return _NEAREST[table[0]]
-    return table[:CLASSES].ljust(_ROW, _FILL)

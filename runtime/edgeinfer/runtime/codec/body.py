@@ -18,7 +18,7 @@ _ZSTD_LEVEL = 4
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
-class Body(msgspec.Struct, frozen=True, array_like=True):
+class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kept: int
     head: bytes
     unary: bytes

@@ -20,6 +20,8 @@ _LOOK_BACK = 8
 _SAMPLE = 200
 _WORD = 1 << 64
 _SIGN = 1 << 63
+# Members of an enumeration are slow to look up.
+_NONE, _PREVIOUS, _REFERENCE = Prediction
 
 
 def find_references(features: Integers, *, usual: int) -> Integers:
@@ -59,14 +61,14 @@ def modelled(rows: Integers, *, counting: Sequence[int], minus: Sequence[tuple[i
         values[1:] = values[1:] - values[:-1]
         # As large as the next step, so that it costs nothing of its own.
         values[0] = values[1] if len(values) > 1 else 0
-        starts[row] = first - int(values[0])
+        starts[row] = _wrapped(first - int(values[0]))
     medians = _medians(rows)
     rows -= medians[:, None]
     models = [
         Model(
-            Prediction.PREVIOUS if row in starts else Prediction.NONE,
+            _PREVIOUS if row in starts else _NONE,
             taken_off.get(row, -1),
-            _wrapped(starts.get(row, 0)),
+            starts.get(row, 0),
             base,
         )
         for row, base in enumerate(medians.tolist())
@@ -80,11 +82,12 @@ def items_modelled(rows: Integers, *, minus: Sequence[tuple[int, int]]) -> Model
     references = rows[0]
     targets = np.arange(len(references)) - references
     targets *= references > 0
-    left = rows - rows.take(targets, axis=1)
     medians = _medians(rows)
-    around = rows - medians[:, None]
-    sizes = _sizes(left)
-    is_referring = sizes < _sizes(around)
+    left, around = both = np.empty((2, *rows.shape), dtype=np.int64)
+    np.subtract(rows, rows.take(targets, axis=1), out=left)
+    np.subtract(rows, medians[:, None], out=around)
+    sizes, sizes_around = _sizes(both)
+    is_referring = sizes < sizes_around
     is_referring[0] = False
     if not is_referring.any():
         around[0] = medians[0] = 0
@@ -92,8 +95,10 @@ def items_modelled(rows: Integers, *, minus: Sequence[tuple[int, int]]) -> Model
     for row, (refers, first, base) in enumerate(
         zip(is_referring.tolist(), rows[:, 0].tolist(), medians.tolist(), strict=True)
     ):
-        models.append(Model(Prediction.REFERENCE, -1, first, 0) if refers else Model(Prediction.NONE, -1, 0, base))
-        if not refers:
+        if refers:
+            models.append(Model(_REFERENCE, -1, first, 0))
+        else:
+            models.append(Model(_NONE, -1, 0, base))
             left[row] = around[row]
     for row, other in minus:
         if is_referring[row] and is_referring[other]:
@@ -109,15 +114,15 @@ def _without(models: Sequence[Model], left: Integers, row: int, other: int, *, s
     if 2 * float(_sizes(difference)) >= size:
         return models[row]
     left[row] = difference
-    return Model(Prediction.REFERENCE, other, _wrapped(models[row].start - models[other].start), 0)
+    return Model(_REFERENCE, other, _wrapped(models[row].start - models[other].start), 0)
 
 
 def _medians(rows: Integers) -> Integers:
     """About: those of some of the values."""
-    sample = rows[:, :: rows.shape[1] // _SAMPLE + 1]
+    sample = rows[:, :: rows.shape[1] // _SAMPLE + 1].copy()
     middle = sample.shape[1] // 2
-    medians: Integers = np.partition(sample, middle, axis=1)[:, middle]
-    return medians
+    sample.partition(middle, axis=1)
+    return sample[:, middle]
 
 
 def _sizes(rows: Integers) -> npt.NDArray[np.float64]:

@@ -3,7 +3,7 @@ docs/chunk-format.md says."""
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,7 @@ from edgeinfer.runtime.codec.limits import (
     MAX_NUMBERS,
     MAX_RESULTS,
 )
+from edgeinfer.runtime.codec.model import Prediction
 from edgeinfer.runtime.codec.table import STANDARD, Axis, Field, Lengths, Objects, Type
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import CodecError
@@ -25,11 +26,13 @@ __all__ = [
     "STANDARD_ID",
     "ColumnHead",
     "Head",
+    "Rule",
     "check_lengths",
     "check_schema",
     "decode_head",
     "encode_head",
     "grouped",
+    "rules",
     "schema_text",
 ]
 
@@ -47,7 +50,7 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_NAME)]
 _Schema = Annotated[list[tuple[_Name, Axis, Type]], msgspec.Meta(min_length=1, max_length=MAX_COLUMNS)]
 
 
-class ColumnHead(msgspec.Struct, frozen=True, array_like=True):
+class ColumnHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`how`: prediction, plus 4 for signed, 8 times the form, 32 times the fold. `minus`: the place of another column
     among these, from 1. `numbers`: the classes by rank of those in the streams, one a byte; or, where few are not 0,
     place, number, place, number, ...; or no bytes, where all are 0."""
@@ -60,7 +63,7 @@ class ColumnHead(msgspec.Struct, frozen=True, array_like=True):
     factor: _Factor = 1
 
 
-class Head(msgspec.Struct, frozen=True, array_like=True):
+class Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`columns`: those that are `placed`. `objects`: for each field of that type, those that there are."""
 
     schema: int | _Schema
@@ -98,7 +101,8 @@ def grouped(schema: tuple[Field, ...], lengths: Lengths) -> tuple[tuple[Field, .
     """The columns of numbers that have any, in the order in which these lie in a chunk; those together that are
     modelled together: by axis, the references before the others along items, and boxes with items where each has one.
     """
-    return _grouped(schema, bool(lengths[Axis.ITEM]), bool(lengths[Axis.BOX]), lengths[Axis.ITEM] == lengths[Axis.BOX])
+    _, _, items, boxes = lengths
+    return _grouped(schema, items > 0, boxes > 0, items == boxes)
 
 
 @lru_cache(maxsize=64)
@@ -115,6 +119,34 @@ def _grouped(
         else [axes[Axis.CHUNK], axes[Axis.RESULT], items, boxes]
     )
     return tuple([tuple(group) for group in groups if group])
+
+
+class Rule(NamedTuple):
+    """How a column may be modelled: with predictions up to `most`, and with one taken off whose place, from 1, is above
+    `first` and at most `last`: with those of its group that are before it."""
+
+    field: Field
+    axis: int
+    is_integer: bool
+    most: int
+    first: int
+    last: int
+
+
+def rules(schema: tuple[Field, ...], lengths: Lengths) -> tuple[Rule, ...]:
+    """Of each column that is `grouped`, in turn."""
+    return _rules(grouped(schema, lengths))
+
+
+@lru_cache(maxsize=64)
+def _rules(groups: tuple[tuple[Field, ...], ...]) -> tuple[Rule, ...]:
+    found: list[Rule] = []
+    for fields in groups:
+        first = len(found)
+        for row, field in enumerate(fields):
+            most = Prediction.REFERENCE if row and fields[0] is REFERENCES else Prediction.PREVIOUS
+            found.append(Rule(field, int(field.axis), field.type is Type.INTEGER, int(most), first, first + row))
+    return tuple(found)
 
 
 def check_schema(schema: Sequence[Field]) -> None:
@@ -169,7 +201,7 @@ def decode_head(raw: bytes) -> Head:
     lengths = head.lengths
     fields = head.fields()
     check_lengths(fields, lengths)
-    columns = sum([len(group) for group in grouped(fields, lengths)])
+    columns = len(rules(fields, lengths))
     if columns != len(head.columns):
         raise CodecError(f"expected {columns} columns of numbers in the chunk, found {len(head.columns)}")
     return head

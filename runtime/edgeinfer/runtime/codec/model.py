@@ -19,7 +19,7 @@ import numpy.typing as npt
 from edgeinfer.runtime.codec.bits import Naturals
 from edgeinfer.runtime.errors import CodecError
 
-__all__ = ["Model", "Prediction", "divided", "natural", "restored", "uncounted"]
+__all__ = ["Model", "Prediction", "divided", "natural", "restored", "uncounted", "with_signs"]
 
 Integers = npt.NDArray[np.int64]
 
@@ -39,7 +39,11 @@ class Prediction(enum.IntEnum):
     REFERENCE = 2
 
 
-class Model(msgspec.Struct, frozen=True):
+# Members of an enumeration are slow to look up.
+_PREVIOUS, _REFERENCE = Prediction.PREVIOUS, Prediction.REFERENCE
+
+
+class Model(msgspec.Struct, frozen=True, gc=False):
     """`start`: what the first value is predicted as, and each item without a reference. `minus`: the row of the column
     that was taken off, or -1. `signed`: what is left lies on both sides of `base`, as we always write it."""
 
@@ -70,11 +74,17 @@ def natural(left: Integers) -> Naturals:
     return ((left << 1) ^ (left >> 63)).view(np.uint64)
 
 
-def uncounted(naturals: Naturals, models: Sequence[Model], counts: Sequence[int]) -> Integers:
-    """What was left, from the numbers that stand for it."""
+def with_signs(naturals: Naturals) -> Integers:
+    """The other way: the lowest bit of each says its sign."""
     left = (naturals >> _ONE).view(np.int64)
     signs = naturals.view(np.int64) & 1
     left ^= np.negative(signs, out=signs)
+    return left
+
+
+def uncounted(naturals: Naturals, models: Sequence[Model], counts: Sequence[int]) -> Integers:
+    """What was left, from the numbers that stand for it."""
+    left = with_signs(naturals)
     if not all(model.signed for model in models):
         left = np.where(_spread([model.signed for model in models], counts), left, naturals.view(np.int64))
     if any(model.factor != 1 for model in models):
@@ -93,7 +103,7 @@ def restored(left: Integers, models: Sequence[Model], *, refers: bool = False) -
     `refers`: the first row has the references. A row is taken off only later ones. Raises CodecError for a reference to
     what is not before."""
     for row, model in enumerate(models):
-        if model.prediction is Prediction.PREVIOUS:
+        if model.prediction is _PREVIOUS:
             left[row].cumsum(out=left[row])
             left[row] += np.int64(model.start)
     if refers:
@@ -107,7 +117,7 @@ def restored(left: Integers, models: Sequence[Model], *, refers: bool = False) -
 def _add_referred(values: Integers, models: Sequence[Model]) -> None:
     """Raises CodecError as `restored` does."""
     targets = _targets(values[0])
-    rows = [row for row, model in enumerate(models) if model.prediction is Prediction.REFERENCE]
+    rows = [row for row, model in enumerate(models) if model.prediction is _REFERENCE]
     if rows:
         starts = np.array([models[row].start for row in rows], dtype=np.int64)
         values[rows] = _followed(values[rows], starts, targets)
@@ -115,13 +125,11 @@ def _add_referred(values: Integers, models: Sequence[Model]) -> None:
 
 def _targets(references: Integers) -> Integers:
     """Which item each one refers to; what is behind the last one, for none."""
-    if int(references.min()) < 0:
-        raise CodecError(_BEFORE_FIRST)
     targets = np.arange(len(references))
-    targets -= references
-    if int(targets.min()) < 0:
+    if int(np.minimum.reduce(references)) < 0 or (references > targets).any():
         raise CodecError(_BEFORE_FIRST)
-    targets[references == 0] = len(references)
+    targets -= references
+    np.copyto(targets, len(references), where=references == 0)
     return targets
 
 
@@ -133,7 +141,7 @@ def _followed(values: Integers, starts: Integers, targets: Integers) -> Integers
     found[:count] = values.T
     found[count] = starts
     targets = np.concatenate((targets, (count + 1, count + 1)))
-    while int(targets.min()) <= count:
+    while int(np.minimum.reduce(targets)) <= count:
         found += found.take(targets, axis=0)
         targets = targets.take(targets)
     return found[:count].T

@@ -3,19 +3,20 @@
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import accumulate, chain, pairwise
+from itertools import chain, pairwise
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer.runtime.codec.alike import boxed_alike
 from edgeinfer.runtime.codec.reals import Form, decimals, fixed, rounded, singles
-from edgeinfer.runtime.codec.table import COORDINATES, STANDARD, Axis, Column, Lengths, Objects, Table
+from edgeinfer.runtime.codec.table import COORDINATES, STANDARD, Column, Lengths, Objects, Table
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import CodecError
 from edgeinfer.runtime.results import Item, Kind, Result
 
-__all__ = ["check_values", "results_of", "table_of"]
+__all__ = ["check_extras", "check_kinds", "results_of", "table_of"]
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -34,8 +35,6 @@ def table_of(results: Sequence[Result]) -> Table:
     """Raises CodecError where a number does not fit 64 bits."""
     kinds, items_of = [result.kind for result in results], [result.items for result in results]
     items = list(chain.from_iterable(items_of))
-    boxes = [item.box for item in items]
-    present = [box for box in boxes if box is not None]
     n, total = len(results), len(items)
     numbers = _integers(
         *kinds,
@@ -44,17 +43,28 @@ def table_of(results: Sequence[Result]) -> Table:
         *[result.latency_us for result in results],
         *[result.age_us for result in results],
         *map(len, items_of),
-        *[box is not None for box in boxes],
-        *[item.label for item in items],
     )
+    boxed, labels, reals = _item_values(items)
+    columns = list(map(Column, STANDARD, (*numbers.reshape(6, n), boxed, labels)))
+    columns += _real_columns(reals, total, frozenset(kinds))
+    columns.append(Column(STANDARD[-1], objects=_extra_objects([result.extra for result in results])))
+    return Table((1, n, total, (len(reals) - total) // 4), tuple(columns))
+
+
+def _item_values(items: Sequence[Item]) -> tuple[Integers, Integers, Floats]:
+    """Whether each has a box, the labels, and the scores followed by the boxes: by all x1, all y1, all x2, all y2."""
+    total = len(items)
+    if (alike := boxed_alike(items)) is not None:
+        return np.ones(total, dtype=np.int64), alike[0], alike[1].reshape(-1)
+    boxes = [item.box for item in items]
+    present = [box for box in boxes if box is not None]
+    numbers = _integers(*[box is not None for box in boxes], *[item.label for item in items])
     reals = _reals_of(*[item.score for item in items], *chain.from_iterable(present))
     if len(reals) != total + 4 * len(present):
         raise CodecError(f"expected boxes of 4 numbers, found {len(reals) - total} in {len(present)}")
-    parts = [*numbers[: 6 * n].reshape(6, n), numbers[6 * n : 6 * n + total], numbers[6 * n + total :]]
-    columns = [Column(field, values) for field, values in zip(STANDARD, parts, strict=False)]
-    columns += _real_columns(reals, total, frozenset(kinds))
-    columns.append(Column(STANDARD[-1], objects=_extra_objects([result.extra for result in results])))
-    return Table((1, n, total, len(present)), tuple(columns))
+    if present:
+        reals = np.concatenate((reals[:total], reals[total:].reshape(-1, 4).T.reshape(-1)))
+    return numbers[:total], numbers[total:], reals
 
 
 def _integers(*values: int) -> Integers:
@@ -75,12 +85,12 @@ def _reals_of(*values: float) -> Floats:
 def _real_columns(reals: Floats, items: int, kinds: AbstractSet[Kind]) -> list[Column]:
     """The scores, which come first, and the four coordinates, all of these in one form."""
     score_field, *fields = STANDARD[8:13]
-    corners = reals[items:].reshape(-1, 4).T
+    corners = reals[items:].reshape(4, -1)
     if Kind.ANOMALY not in kinds and _MEASURED.isdisjoint(kinds) and _in_unit(reals):
         steps = fixed(reals)
         scores, values, form = (
             Column(score_field, steps[:items], Form.FIXED),
-            steps[items:].reshape(-1, 4).T,
+            steps[items:].reshape(4, -1),
             Form.FIXED,
         )
     else:
@@ -115,23 +125,22 @@ def _extra_objects(extras: Sequence[Extra | None]) -> Objects:
         raise CodecError(f"an extra cannot be encoded: {error}") from error
 
 
-def check_values(table: Table) -> None:
-    """Raises CodecError for exactly those standard columns that `results_of` cannot make results of. Needs `kind` and
-    `extra`."""
-    _check_kinds(table)
-    _extras(table)
-
-
-def _check_kinds(table: Table) -> None:
-    kinds = table.column("kind").values
-    if int(kinds.min()) < 0 or int(kinds.max()) >= len(_IS_KIND) or not _IS_KIND[kinds].all():
+def check_kinds(kinds: Integers) -> None:
+    """Raises CodecError for those that `results_of` does not know."""
+    lowest, highest = int(np.minimum.reduce(kinds)), int(np.maximum.reduce(kinds))
+    if lowest < 0 or highest >= len(_IS_KIND) or not _IS_KIND[kinds if lowest < highest else lowest].all():
         raise CodecError(_UNKNOWN_KIND)
 
 
-def _extras(table: Table) -> list[Extra | None]:
-    extras: list[Extra | None] = [None] * table.lengths[Axis.RESULT]
+def check_extras(objects: Objects) -> None:
+    """Raises CodecError for those that `results_of` cannot make extras of."""
+    _extras(objects, objects[-1][0] + 1 if objects else 0)
+
+
+def _extras(objects: Objects, results: int) -> list[Extra | None]:
+    extras: list[Extra | None] = [None] * results
     try:
-        for place, value in table.column("extra").objects:
+        for place, value in objects:
             extras[place] = _extra_decoder.decode(value)
     except MALFORMED as error:
         raise CodecError(f"an extra cannot be decoded: {error}") from error
@@ -142,14 +151,15 @@ def results_of(table: Table) -> list[Result]:
     """Raises CodecError for values that no result can have."""
     columns = {column.field.name: column for column in table.columns}
     try:
-        kinds = [_KINDS[kind] for kind in columns["kind"].values.tolist()]
+        kinds = list(map(_KINDS.__getitem__, columns["kind"].values.tolist()))
     except KeyError as error:
         raise CodecError(_UNKNOWN_KIND) from error
     items = tuple(_items(columns, table.lengths))
     ends: list[int] = columns["items"].values.cumsum().tolist()
     times, frames, latencies, ages = [columns[name].values.tolist() for name in ("t", "frame", "latency", "age")]
     parts = [items[start:end] for start, end in pairwise([0, *ends])]
-    return list(map(Result, kinds, times, frames, latencies, ages, parts, _extras(table)))
+    extras = _extras(columns["extra"].objects, len(kinds))
+    return list(map(Result, kinds, times, frames, latencies, ages, parts, extras))
 
 
 def _items(columns: Mapping[str, Column], lengths: Lengths) -> Iterable[Item]:
@@ -166,9 +176,9 @@ def _items(columns: Mapping[str, Column], lengths: Lengths) -> Iterable[Item]:
 
 
 def _numbers(columns: Sequence[Column]) -> list[list[float]]:
-    """The real numbers of columns; of those of one form at once."""
-    if len({column.form for column in columns}) > 1:
+    """The real numbers of columns; of those of one form and length at once."""
+    if len({(column.form, len(column.values)) for column in columns}) > 1:
         return [decimals(column.values, column.form).tolist() for column in columns]
-    found: list[float] = decimals(np.concatenate([column.values for column in columns]), columns[0].form).tolist()
-    ends = accumulate([len(column.values) for column in columns], initial=0)
-    return [found[start:end] for start, end in pairwise(ends)]
+    values = np.concatenate([column.values for column in columns]).reshape(len(columns), -1)
+    found: list[list[float]] = decimals(values, columns[0].form).tolist()
+    return found

@@ -40,7 +40,7 @@ class Type(enum.IntEnum):
     OBJECT = 2  # anything that MessagePack can say; not every place has one
 
 
-class Field(msgspec.Struct, frozen=True):
+class Field(msgspec.Struct, frozen=True, cache_hash=True):
     """A column without its values."""
 
     name: str
@@ -66,7 +66,7 @@ STANDARD = (
 _NO_NUMBERS: Integers = np.empty(0, dtype=np.int64)
 
 
-class Column(msgspec.Struct, frozen=True, eq=False):
+class Column(msgspec.Struct, frozen=True, eq=False, gc=False):
     """`values`: one int64 a place on the axis, for real numbers as `form` says. Objects are where `values` is empty."""
 
     field: Field
@@ -80,7 +80,7 @@ class Column(msgspec.Struct, frozen=True, eq=False):
         return Column(self.field, self.values[start:stop], self.form, objects)
 
 
-class Table(msgspec.Struct, frozen=True, eq=False):
+class Table(msgspec.Struct, frozen=True, eq=False, gc=False):
     lengths: Lengths
     columns: tuple[Column, ...]
 

@@ -49,7 +49,7 @@ class Settling(Protocol):
 
 def open_source(config: SourceConfig, stop: threading.Event, channels: Sequence[str] = ()) -> Source:
     """Open what `config` describes; `stop` ends waiting inside of `read`. `channels` are those that the package names:
-    a sensor whose columns nobody has named gives these, if it has them all. Raises SourceError."""
+    a sensor gives these, in their order, wherever what it reads has names. Raises SourceError, ConfigError."""
     match config:
         case ImagesSource():
             from edgeinfer.runtime.sources.images import ImageFolder

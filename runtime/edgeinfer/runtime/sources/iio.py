@@ -8,13 +8,13 @@ may be shared by all channels of a type (in_accel_scale), or of a device (in_sca
 import math
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edgeinfer.runtime.errors import SourceError
+from edgeinfer.runtime.errors import ConfigError, SourceError
 from edgeinfer.runtime.sources.arrivals import Arrivals, Skipped, sampled
-from edgeinfer.runtime.sources.records import number
+from edgeinfer.runtime.sources.records import LACKING_HINT, lacking, number
 from edgeinfer.runtime.sources.sensor_settings import IioSource
 
 __all__ = ["iio_arrivals"]
@@ -31,10 +31,12 @@ class _Channel(NamedTuple):
     offset: float
 
 
-def iio_arrivals(config: IioSource, ended: threading.Event) -> Arrivals:
-    """Raises SourceError where the device or a channel is not there, and when none of them can be read any more."""
+def iio_arrivals(config: IioSource, ended: threading.Event, named: Sequence[str] = ()) -> Arrivals:
+    """`named` are the channels that the package names: taken where the configuration names none. Raises SourceError
+    where the device or a channel is not there, and when none of them can be read any more, ConfigError where the device
+    lacks some that the package names."""
     folder = _find_device(Path(config.root), config.device)
-    channels = [_open_channel(folder, name) for name in config.channels or _channel_names(folder)]
+    channels = [_open_channel(folder, name) for name in config.channels or _taken(folder, named)]
     if not channels:
         raise SourceError(f"{folder}: expected channels (in_*_raw or in_*_input), found none")
     skipped = Skipped(f"iio {config.device}")
@@ -63,6 +65,14 @@ def _find_device(root: Path, device: str | int) -> Path:
             return folder
     known = ", ".join(f"{folder.name} ({name})" for folder, name in named.items()) or "none"
     raise SourceError(f"{root}: expected IIO device {device!r}, found {known}"[:400], hint="is its driver loaded?")
+
+
+def _taken(folder: Path, named: Sequence[str]) -> Sequence[str]:
+    """All channels, sorted, or those that the package names."""
+    found = [name.removeprefix("in_") for name in _channel_names(folder)]
+    if not set(named) <= set(found):
+        raise ConfigError(lacking(named, found, of=str(folder)), hint=LACKING_HINT)
+    return named or found
 
 
 def _channel_names(folder: Path) -> Iterator[str]:

@@ -1,9 +1,14 @@
 """Holds the channels that a package names against those that a sensor gives."""
 
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
 from edgeinfer.runtime.errors import ConfigError
 from edgeinfer.runtime.pres import Preprocess, WindowPre
+from edgeinfer.runtime.sources.records import LACKING_HINT, lacking
 from edgeinfer.runtime.sources.sensor_settings import (
-    CsvSource,
     HostSource,
     I2cSource,
     IioSource,
@@ -11,11 +16,12 @@ from edgeinfer.runtime.sources.sensor_settings import (
     ModbusSource,
     SensorSource,
     SerialSource,
-    StdinSource,
     TopicSource,
 )
 
-__all__ = ["channel_names", "check_channels", "check_same_channels", "declared_channels"]
+__all__ = ["channel_names", "check_channels", "check_same_channels", "declared_channels", "taken_by_name"]
+
+logger = logging.getLogger(__name__)
 
 
 def declared_channels(declared: Preprocess) -> tuple[str, ...]:
@@ -23,50 +29,87 @@ def declared_channels(declared: Preprocess) -> tuple[str, ...]:
     return declared.channels if isinstance(declared, WindowPre) else ()
 
 
+def check_channels(pipeline: str, source: SensorSource, declared: Preprocess) -> None:
+    """Raises ConfigError where the configuration names the source's channels and some of those that the package names
+    are missing, or stand at another's place, or where windows have another length: the values would fit the model's
+    input, and mean something else.
+
+    Names of which the package has none are let pass where there are as many: whoever lists columns of other names says
+    with that which they are. What goes by position is said in the log.
+    """
+    if not isinstance(declared, WindowPre):
+        return
+    names, channels = channel_names(source), declared.channels
+    if channels and source.window != declared.length:
+        raise ConfigError(f"source.window: the package takes {declared.length} rows, found {source.window}")
+    if not channels or (not names and _is_nameless(source)):
+        logger.info("event=channels_by_position pipeline=%s package=%s", pipeline, ",".join(channels) or "unnamed")
+    elif names and names != channels and not _can_be_taken(source, channels):
+        _check_places(names, channels)
+        logger.info(
+            "event=channels_by_position pipeline=%s package=%s source=%s", pipeline, ",".join(channels), ",".join(names)
+        )
+
+
+def _check_places(names: tuple[str, ...], channels: tuple[str, ...]) -> None:
+    """Raises ConfigError unless each of the package's names, where it is among those of the source, is at its place."""
+    places = zip(names, channels, strict=False)
+    if len(names) == len(channels) and all(name == channel or name not in channels for name, channel in places):
+        return
+    wanted, found = ", ".join(channels), ", ".join(names)
+    if set(channels) <= set(names):
+        raise ConfigError(
+            f"source: the package takes the channels {wanted}, in this order, found {found}",
+            hint="list the inputs and their columns in this order",
+        )
+    raise ConfigError(lacking(channels, names, of="source"), hint=LACKING_HINT)
+
+
 def check_same_channels(pipeline: str, source: SensorSource, before: Preprocess, after: Preprocess) -> None:
     """Raises ConfigError where a new version names other channels than the one before, and the source was opened to
     give those: it goes on as it is."""
     old, new = declared_channels(before), declared_channels(after)
-    if old and new and old != new and _is_by_name(source):
+    if old and new and _row(source, old) != _row(source, new):
         raise ConfigError(
             f"pipeline {pipeline!r}: the new version takes the channels {', '.join(new)}, "
             f"and the source gives {', '.join(old)}",
-            hint="make it with the channels of the version before, in their order",
+            hint="make it with the channels of the version before, in their order, or list the source's columns in the "
+            "configuration under names of their own: they are taken by position then",
         )
 
 
-def check_channels(source: SensorSource, declared: Preprocess) -> None:
-    """Raises ConfigError where the package names its channels and the source gives these in another order, not as
-    many, or in windows of another length: the values would fit the model's input, and mean something else.
+def taken_by_name(source: SensorSource, channels: Sequence[str]) -> SensorSource:
+    """The source with the package's channels as its columns, in their order, where the configuration names them all;
+    else as it is. Lines and messages whose columns may be positions are left to their parsers."""
+    if not channels or isinstance(source, JoinedSource | SerialSource | TopicSource):
+        return source
+    if not set(channels) <= set(channel_names(source)):
+        return source
+    if isinstance(source, I2cSource | ModbusSource):
+        named = {register.name: register for register in source.registers}
+        return msgspec.structs.replace(source, registers=tuple(named[channel] for channel in channels))
+    if isinstance(source, IioSource):
+        return msgspec.structs.replace(source, channels=tuple(channels))
+    return msgspec.structs.replace(source, columns=tuple(channels))
 
-    Other names are let pass: what a sensor is called is the device's own business.
-    """
-    if not isinstance(declared, WindowPre) or not declared.channels:
-        return
-    if source.window != declared.length:
-        raise ConfigError(f"source.window: the package takes {declared.length} rows, found {source.window}")
+
+def _row(source: SensorSource, channels: tuple[str, ...]) -> tuple[str, ...]:
+    """What the rows of a source hold that was opened for a package with these channels."""
     names = channel_names(source)
-    if not names or names == declared.channels:
-        return
-    wanted, found = ", ".join(declared.channels), ", ".join(names)
-    if len(names) != len(declared.channels):
-        raise ConfigError(
-            f"source: the package takes {len(declared.channels)} channels, found {len(names)}: {found}",
-            hint=f"the package names {wanted}",
-        )
-    if sorted(names) == sorted(declared.channels):
-        raise ConfigError(f"source: the package takes the channels {wanted}, in this order, found {found}")
+    if names:
+        return channels if _can_be_taken(source, channels) else names
+    return () if _is_nameless(source) else channels
 
 
-def _is_by_name(source: SensorSource) -> bool:
-    """Whether it gives the package's channels, where what comes has names."""
-    match source:
-        case CsvSource() | StdinSource() | TopicSource():
-            return not source.columns
-        case SerialSource():
-            return source.format == "jsonl" and not source.columns
-        case _:
-            return False
+def _can_be_taken(source: SensorSource, channels: tuple[str, ...]) -> bool:
+    """Whether the configuration names them all, and they need not be in its order: joined sensors are, one after the
+    other."""
+    return set(channels) <= set(channel_names(source)) and not isinstance(source, JoinedSource)
+
+
+def _is_nameless(source: SensorSource) -> bool:
+    """Whether what comes is numbers alone, but for a header that there may be."""
+    return isinstance(source, SerialSource) and source.format == "csv"
 
 
 def channel_names(source: SensorSource) -> tuple[str, ...]:

@@ -1,5 +1,9 @@
-"""Numbers out of what sensors write: cells of a line, values of a JSON document. No I/O."""
+"""Numbers out of what sensors write: cells of a line, values of a JSON document. No I/O.
 
+A parser that is given the `channels` that a package names takes them by name wherever what it reads has names.
+"""
+
+import logging
 import math
 from collections.abc import Collection, Sequence
 from typing import Protocol
@@ -7,8 +11,29 @@ from typing import Protocol
 import msgspec
 
 from edgeinfer.runtime.decoding import MALFORMED
+from edgeinfer.runtime.errors import ConfigError
 
-__all__ = ["CsvLines", "JsonLines", "JsonValues", "LineParser", "Lines", "by_name", "is_number", "number"]
+__all__ = [
+    "LACKING_HINT",
+    "CsvLines",
+    "JsonLines",
+    "JsonValues",
+    "LineParser",
+    "Lines",
+    "NamedKeys",
+    "is_number",
+    "lacking",
+    "number",
+]
+
+logger = logging.getLogger(__name__)
+
+LACKING_HINT = (
+    "have the source name them all as the package does, or list its own columns in the package's order: columns = [...]"
+)
+# So many objects without them are no other message that came in between.
+_MAX_LACKING = 10
+_SHOWN = 20
 
 
 class LineParser(Protocol):
@@ -31,9 +56,48 @@ def is_number(cell: object) -> bool:
     return not math.isnan(number(cell))
 
 
-def by_name(channels: Sequence[str], found: Collection[str]) -> list[str]:
-    """The channels, where all of them are among what was found; else none."""
-    return list(channels) if all(channel in found for channel in channels) else []
+def lacking(channels: Sequence[str], found: Collection[str], *, of: str) -> str:
+    """What to say where some of the channels are not among the names that were found."""
+    missing = ", ".join(channel for channel in channels if channel not in found)
+    names = ", ".join([*found][:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
+    return (
+        f"{of}: the package takes the channels {', '.join(channels)}; found {names[:400] or 'none'}, without {missing}"
+    )
+
+
+class NamedKeys:
+    """The package's channels among the keys of objects, once one has had them all: in later ones a key that is not
+    there is a value that is missing."""
+
+    def __init__(self, channels: Sequence[str], *, of: str) -> None:
+        self._channels = list(channels)
+        self._of = of
+        self._lacking = 0
+        self.refused = ""  # why the last object was, until there is a whole one
+
+    def among(self, found: Collection[str]) -> list[str]:
+        """None where the package names none. Raises ValueError where some are missing, ConfigError where they still
+        are in many objects."""
+        if all(channel in found for channel in self._channels):
+            self.refused = ""
+            return self._channels
+        self._lacking += 1
+        self.refused = lacking(self._channels, found, of=self._of)
+        if self._lacking >= _MAX_LACKING:
+            raise ConfigError(self.refused, hint=LACKING_HINT)
+        raise ValueError(f"{self.refused} ({LACKING_HINT})")
+
+
+def _places(channels: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Where the channels are among the columns; all places in order where they are not all there."""
+    if channels and set(channels) <= set(columns):
+        return [columns.index(channel) for channel in channels]
+    return list(range(len(columns)))
+
+
+def _by_position(channels: Sequence[str]) -> None:
+    if channels:
+        logger.info("event=channels_by_position package=%s reason=%r", ",".join(channels), "what comes has no names")
 
 
 class Lines:
@@ -71,20 +135,21 @@ class Lines:
 
 class CsvLines:
     """Numbers between delimiters. `columns` names them in order; empty: as many as the first good line has. A line
-    that holds all the names is a header and says where they stand."""
+    that holds all the names is a header and says where they stand; without `columns`, the names are `channels`."""
 
-    def __init__(self, columns: Sequence[str], delimiter: str) -> None:
-        self._columns = columns
+    def __init__(self, columns: Sequence[str], delimiter: str, *, channels: Sequence[str] = ()) -> None:
         self._delimiter = delimiter
-        self._indices = list(range(len(columns)))
+        self._indices = _places(channels, columns)
+        self._header = [columns[place] for place in self._indices] if columns else list(channels)
+        self._columns = columns or channels
         self._width = len(columns)
 
     def parse(self, line: str) -> list[float] | None:
         cells = [cell.strip() for cell in line.split(self._delimiter)]
         if cells == [""]:
             return None
-        if self._columns and set(self._columns) <= set(cells):
-            self._indices = [cells.index(name) for name in self._columns]
+        if self._columns and set(self._columns) <= set(cells) and not all(map(is_number, cells)):
+            self._indices = [cells.index(name) for name in self._header]
             self._width = len(cells)
             return None
         if not self._width:
@@ -96,6 +161,8 @@ class CsvLines:
     def _first(self, cells: list[str]) -> list[float]:
         values = [number(cell) for cell in cells]
         if any(map(math.isnan, values)):
+            if any(cell in self._columns for cell in cells):
+                raise ConfigError(lacking(self._columns, cells, of="the header"), hint=LACKING_HINT)
             raise ValueError(f"expected numbers between {self._delimiter!r}, found {cells[:4]}")
         self._width = len(values)
         self._indices = list(range(self._width))
@@ -104,12 +171,14 @@ class CsvLines:
 
 class JsonValues:
     """The values of a decoded document: of an object the ones of `columns` (empty: those that are numbers in the first
-    one; `channels`, if it has them all), of a list all, or the number that it is. `path` leads there, for instance
-    `data.0.readings`."""
+    one; `channels`, where there are any), of a list all, or the number that it is. `path` leads there, for instance
+    `data.0.readings`. Of `columns` that hold all `channels`, these are taken, in their order."""
 
     def __init__(self, columns: Sequence[str], path: str = "", *, channels: Sequence[str] = ()) -> None:
         self._columns = list(columns)
+        self._places = _places(channels, columns) if channels else []
         self._channels = channels
+        self._keys = NamedKeys(channels, of="an object")
         self._path = path.split(".") if path else []
         self._width = len(columns)
 
@@ -123,10 +192,12 @@ class JsonValues:
         else:
             values = [_plain_number(found)]
         _with_a_number(values, document)
+        if not self._width and not isinstance(found, dict):
+            _by_position(self._channels)
         self._width = self._width or len(values)
         if len(values) != self._width:
             raise ValueError(f"expected {self._width} numbers, found {len(values)}")
-        return values
+        return [values[place] for place in self._places] if self._places else values
 
     def _follow(self, document: object) -> object:
         for step in self._path:
@@ -141,7 +212,7 @@ class JsonValues:
     def _of_object(self, found: dict[str, object]) -> list[float]:
         if not self._columns:
             numbers = [name for name, value in found.items() if not math.isnan(_plain_number(value))]
-            self._columns = by_name(self._channels, found) or numbers
+            self._columns = self._keys.among(found) or numbers
         return [_plain_number(found.get(name)) for name in self._columns]
 
 

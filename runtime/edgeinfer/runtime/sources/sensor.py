@@ -9,6 +9,7 @@ from edgeinfer.runtime.errors import EdgeInferError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.series import Shape, Shaper, Window
 from edgeinfer.runtime.sources.arrivals import Arrivals
+from edgeinfer.runtime.sources.named_channels import taken_by_name
 from edgeinfer.runtime.sources.sensor_kinds import open_arrivals
 from edgeinfer.runtime.sources.sensor_settings import (
     CsvSource,
@@ -86,6 +87,7 @@ class Series:
 
 def open_series(config: SensorSource, stop: threading.Event, channels: Sequence[str] = ()) -> Series:
     """`channels`: as of `open_source`. Raises SourceError where that is known at once: a file that is not there."""
+    config = taken_by_name(config, channels)
     shape = shape_of(config)
     if isinstance(config, JoinedSource):
         from edgeinfer.runtime.sources.joined import channel_counts, joined_arrivals

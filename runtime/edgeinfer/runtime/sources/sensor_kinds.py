@@ -33,9 +33,9 @@ def kind_of(config: Input) -> str:
 
 
 def open_here(config: Input, ended: threading.Event, channels: Sequence[str] = ()) -> Arrivals:
-    """The same, read by the caller's thread. `ended` ends them. `channels`: what is taken by name where the
-    configuration names no columns, and what comes has all of these. Raises SourceError, at once or when they are
-    read."""
+    """The same, read by the caller's thread. `ended` ends them. `channels`: what is taken by name, where
+    what comes has names and the configuration gives it no others. Raises SourceError and ConfigError, at once or when
+    they are read."""
     match config:
         case CsvSource():
             from edgeinfer.runtime.sources.text_rows import csv_arrivals
@@ -52,7 +52,7 @@ def open_here(config: Input, ended: threading.Event, channels: Sequence[str] = (
         case IioSource():
             from edgeinfer.runtime.sources.iio import iio_arrivals
 
-            return iio_arrivals(config, ended)
+            return iio_arrivals(config, ended, channels)
         case I2cSource():
             from edgeinfer.runtime.sources.i2c import i2c_arrivals
 

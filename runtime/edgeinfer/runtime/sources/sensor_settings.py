@@ -55,8 +55,10 @@ class SeriesSection(Section, frozen=True, kw_only=True):
     where samples come at twice the rate or faster), or `hold`, the last one. A sample further than `tolerance_s` from
     a row of the grid is not used for it: its value is missing. 0: the span of a window, at least 16 rows.
 
-    A package that names its channels is refused where the source gives these in another order, or not as many, or
-    where `window` is not what the package takes.
+    The channels that a package names are taken by name, in its order: from a header, the keys of objects, or the names
+    that the configuration gives. A source that lacks some of them is refused, and so is a `window` that the package
+    does not take. By position goes what has no names, and columns that are listed here under names of which the package
+    has none; the log says so.
     """
 
     window: Positive = 1
@@ -93,10 +95,10 @@ class SeriesSection(Section, frozen=True, kw_only=True):
 class CsvSource(SeriesSection, frozen=True, kw_only=True, tag="csv", tag_field="kind"):
     """Rows of a CSV file with a header.
 
-    `columns` names the channels in order; empty: those that the package names, if the file has them all, else every
-    column that is a number in the first row, except `time_column`. A cell that is empty or no number is missing. Rows
-    lie where `time_column` says: ISO 8601 texts (UTC where they name no zone), or numbers in `time_unit`; the seconds
-    of rules are the recording's then, too.
+    `columns` names the channels in order; empty: those that the package names, or, where it names none, every column
+    that is a number in the first row, except `time_column`. A cell that is empty or no number is missing. Rows lie
+    where `time_column` says: ISO 8601 texts (UTC where they name no zone), or numbers in `time_unit`; the seconds of
+    rules are the recording's then, too.
     `interval_s` above 0 plays the rows at that pace as a live source: they lie where they are played.
     """
 
@@ -128,9 +130,9 @@ class SerialSource(SeriesSection, frozen=True, kw_only=True, tag="serial", tag_f
     """Lines from a serial port: numbers between delimiters, or JSON objects. Needs the extra `sensors`.
 
     `columns` names the numbers of a line in their order (a line that holds all these names is a header, and says
-    anew where they stand), or the keys of an object. Empty: as many as the first good line has, of an object those
-    that the package names, if it has them all. Other lines are passed over. `timeout_s` above 0 is how long the port
-    may be silent before it is opened again; 0: for ever, as opening a port restarts many a microcontroller.
+    anew where they stand), or the keys of an object. Empty: as many as the first good line has, of a header or an
+    object those that the package names. Other lines are passed over. `timeout_s` above 0 is how long the port may be
+    silent before it is opened again; 0: for ever, as opening a port restarts many a microcontroller.
     """
 
     device: str
@@ -145,8 +147,8 @@ class IioSource(SeriesSection, frozen=True, kw_only=True, tag="iio", tag_field="
     """A sensor with a driver of Linux's Industrial I/O, sampled every `interval_s` through sysfs.
 
     `device`: its name (`bme280`), number or folder (`iio:device0`). `channels`, for instance `accel_x` or `temp`;
-    empty: all, sorted. Values are (raw + offset) * scale in the units of the kernel's ABI (mV, milli degrees Celsius,
-    m/s^2, ...).
+    empty: those that the package names, else all, sorted. Values are (raw + offset) * scale in the units of the
+    kernel's ABI (mV, milli degrees Celsius, m/s^2, ...).
     """
 
     device: str | int
@@ -219,9 +221,9 @@ class ModbusSource(SeriesSection, frozen=True, kw_only=True, tag="modbus", tag_f
 
 class TopicSource(SeriesSection, frozen=True, kw_only=True, tag="topic", tag_field="kind"):
     """Messages of an MQTT topic, each of them a row: a JSON object with `columns` as its keys (empty: those that the
-    package names, if it has them all, else its numbers), a list of numbers, or a plain number. `json` leads to the
-    value inside of an object, for instance `data.readings`. `topic` may have wildcards. Retained messages are passed
-    over: nobody knows how old they are.
+    package names, else its numbers), a list of numbers, or a plain number. `json` leads to the value inside of an
+    object, for instance `data.readings`. `topic` may have wildcards. Retained messages are passed over: nobody knows
+    how old they are.
 
     The password is read from its file at each connect. `client_id` empty: a random one.
     """

@@ -24,12 +24,13 @@ _FAILURES = (OSError, termios.error, ValueError)
 
 
 def serial_arrivals(config: SerialSource, ended: threading.Event, channels: Sequence[str] = ()) -> Arrivals:
-    """Raises SourceError where the port is not there, goes away, or is silent for longer than it may be."""
+    """Raises SourceError where the port is not there, goes away, or is silent for longer than it may be, ConfigError
+    where what comes has names and lacks some that the package names."""
     skipped = Skipped(config.device)
     parser: LineParser = (
         JsonLines(config.columns, channels=channels)
         if config.format == "jsonl"
-        else CsvLines(config.columns, config.delimiter)
+        else CsvLines(config.columns, config.delimiter, channels=channels)
     )
     with contextlib.closing(_open(config)) as port:
         lines = Lines(_MAX_LINE_BYTES)

@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 
 from edgeinfer.runtime.decoding import MALFORMED
-from edgeinfer.runtime.errors import SourceError
+from edgeinfer.runtime.errors import ConfigError, SourceError
 from edgeinfer.runtime.series import Arrival, Placement
 from edgeinfer.runtime.sources.arrivals import IDLE_S, Arrivals, Skipped, now_arrived, wait_until_due
-from edgeinfer.runtime.sources.records import by_name, is_number, number
+from edgeinfer.runtime.sources.records import LACKING_HINT, NamedKeys, is_number, lacking, number
 from edgeinfer.runtime.sources.sensor_settings import CsvSource, StdinSource
 from edgeinfer.runtime.sources.timestamps import LATEST_NS, parse_time
 
@@ -38,7 +38,8 @@ _Record = tuple[list[float], object]
 
 
 def csv_arrivals(config: CsvSource, stop: threading.Event, channels: Sequence[str] = ()) -> Arrivals:
-    """Raises SourceError for a file that is not there, has no header or lacks a column."""
+    """Raises SourceError for a file that is not there, has no header or lacks a column, ConfigError for one that lacks
+    a channel that the package names."""
     path = Path(config.path)
     if not path.is_file():
         raise SourceError(f"{path}: no such series")
@@ -190,7 +191,7 @@ def _csv_records(
         if not cells:
             yield None
         elif header is None:
-            header = _checked_header(cells, origin, config)
+            header = _checked_header(cells, origin, config, channels)
         else:
             columns = columns or _Columns(cells, header, origin, config, channels)
             yield columns.record(cells)
@@ -198,24 +199,28 @@ def _csv_records(
         raise SourceError(f"{origin}: expected a CSV header, found nothing")
 
 
-def _checked_header(header: list[str], origin: str, config: CsvSource | StdinSource) -> list[str]:
+def _checked_header(
+    header: list[str], origin: str, config: CsvSource | StdinSource, channels: Sequence[str]
+) -> list[str]:
     needed = [*config.columns, *([config.time_column] if config.needs_time() and config.time_column else [])]
     missing = [name for name in needed if name not in header]
     if missing:
         raise SourceError(f"{origin}: has no column {missing[0]!r}: found {', '.join(header)[:200]}")
+    if not config.columns and not set(channels) <= set(header):
+        raise ConfigError(lacking(channels, header, of=origin), hint=LACKING_HINT)
     return header
 
 
 class _Columns:
     """Which cells of a record are read, judged by the first row: those that were named, else the package's channels,
-    where they are all there, else all that hold a number."""
+    else all that hold a number."""
 
     def __init__(
         self, cells: list[str], header: list[str], origin: str, config: CsvSource | StdinSource, channels: Sequence[str]
     ) -> None:
         time_column = config.time_column
         self._time = header.index(time_column) if time_column in header else len(header)
-        self._indices = [header.index(name) for name in config.columns or by_name(channels, header)] or [
+        self._indices = [header.index(name) for name in config.columns or channels] or [
             index for index, cell in enumerate(cells) if index != self._time and is_number(cell)
         ]
         if not self._indices:
@@ -235,6 +240,7 @@ def _json_records(
 ) -> Iterator[_Record | None]:
     """A line that is no JSON object is passed over: the ones after it are good."""
     names: Sequence[str] = config.columns
+    keys = NamedKeys(channels, of=_STDIN)
     skipped = Skipped(_STDIN)
     for line in lines:
         if line is None or not line.strip():
@@ -245,9 +251,14 @@ def _json_records(
         except MALFORMED as error:
             skipped.note(f"expected a JSON object a line: {error}")
             continue
-        names = (
-            names
-            or by_name(channels, record)
-            or [name for name, value in record.items() if name != config.time_column and isinstance(value, int | float)]
-        )
+        try:
+            names = names or keys.among(record)
+        except ValueError as error:
+            skipped.note(error)
+            continue
+        names = names or [
+            name for name, value in record.items() if name != config.time_column and isinstance(value, int | float)
+        ]
         yield [number(record.get(name)) for name in names], record.get(config.time_column)
+    if keys.refused:
+        raise ConfigError(keys.refused, hint=LACKING_HINT)

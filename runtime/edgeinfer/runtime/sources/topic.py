@@ -17,7 +17,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeinfer.runtime.decoding import MALFORMED
-from edgeinfer.runtime.errors import SourceError
+from edgeinfer.runtime.errors import ConfigError, SourceError
 from edgeinfer.runtime.series import Arrival
 from edgeinfer.runtime.sources.arrivals import IDLE_S, Arrivals, Skipped, now_arrived
 from edgeinfer.runtime.sources.records import JsonValues
@@ -127,6 +127,8 @@ class _Subscription:
             return
         try:
             self._rows.append(now_arrived(self._parse.values(msgspec.json.decode(message.payload))))
+        except ConfigError as error:
+            self._failure = str(error)
         except (ValueError, *MALFORMED) as error:
             self._skipped.note(error)
 

@@ -9,6 +9,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from edgeinfer.console.audit import RangeAudit
+from edgeinfer.console.benches import Found
 from edgeinfer.console.repository.base import DeviceBlob
 from edgeinfer.console.verdict import audit_document
 from edgeinfer.console.web.site import ApiResponse, Site, not_found, number, query
@@ -32,7 +33,8 @@ def device_routes(site: Site, prefix: str) -> list[Route]:
         Route(f"{prefix}/devices/{{device}}/audit", api.audit),
         Route(f"{prefix}/devices/{{device}}/logs", api.logs, methods=["POST"]),
         Route(f"{prefix}/devices/{{device}}/bench", api.bench, methods=["POST"]),
-        Route(f"{prefix}/commands/{{command}}", api.command),
+        Route(f"{prefix}/commands/{{command}}", api.command, methods=["GET"]),
+        Route(f"{prefix}/commands/{{command}}", api.cancel, methods=["DELETE"]),
         Route(f"{prefix}/devices/{{device}}/blobs", api.blobs),
         Route(f"{prefix}/devices/{{device}}/blobs/{{sha256}}", api.blob),
     ]
@@ -69,8 +71,10 @@ class _DeviceApi:
         return ApiResponse({"id": await run_in_threadpool(begin)}, 202)
 
     def command(self, request: Request) -> Response:
-        found = self._site.benches.found(request.path_params["command"])
-        return not_found("no such command, or no longer") if found is None else ApiResponse(found)
+        return _command_response(self._site.benches.found(request.path_params["command"]))
+
+    def cancel(self, request: Request) -> Response:
+        return _command_response(self._site.benches.cancel(request.path_params["command"]))
 
     def blobs(self, request: Request) -> Response:
         limit = number(request, "limit", default=100, low=1, high=1000)
@@ -105,6 +109,10 @@ def audit_of(site: Site, request: Request) -> RangeAudit | None:
     return site.auditor.audit(
         request.path_params["device"], since_ns=_time_ns(request, "since"), until_ns=_time_ns(request, "until")
     )
+
+
+def _command_response(found: Found | None) -> Response:
+    return not_found("no such command, or no longer") if found is None else ApiResponse(found)
 
 
 def _time_ns(request: Request, name: str) -> int | None:

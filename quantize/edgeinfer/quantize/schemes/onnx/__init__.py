@@ -4,7 +4,7 @@ All start from the same prepared model (`preparation`), whose operations carry t
 scheme does and when it wins stands in `catalog`.
 """
 
-from edgeinfer.quantize.schemes.onnx.catalog import layers, schemes
+from edgeinfer.quantize.schemes.onnx.catalog import layers, rearranged, schemes
 from edgeinfer.quantize.schemes.onnx.census import may_saturate, quantized_nodes
 
-__all__ = ["layers", "may_saturate", "quantized_nodes", "schemes"]
+__all__ = ["layers", "may_saturate", "quantized_nodes", "rearranged", "schemes"]

@@ -17,7 +17,7 @@ from edgeinfer.quantize.schemes.onnx.static import Static
 from edgeinfer.quantize.schemes.onnx.storage import HalfWeights, StoredWeights
 from edgeinfer.quantize.schemes.onnx.weighted import Weighted, weighted_operations
 
-__all__ = ["layers", "schemes"]
+__all__ = ["layers", "rearranged", "schemes"]
 
 _SPARING = frozenset({Precision.FLOAT})
 # Matrices with less than this share of the weights are not what a run waits for.
@@ -29,6 +29,12 @@ def layers(model: Path) -> tuple[Layer, ...]:
     return tuple(
         Layer(one.name, one.node.op_type, one.size) for one in weighted_operations(prepared(model).model.graph)
     )
+
+
+def rearranged(model: Path) -> bool:
+    """Whether all schemes begin with a graph that the engine runs by other kernels than the file's, or by fewer. Raises
+    ModelError."""
+    return prepared(model).rearranged
 
 
 def schemes(model: Path) -> tuple[Scheme, ...]:
@@ -62,7 +68,7 @@ def _offered(operations: list[Weighted]) -> Iterator[Scheme]:
 
 
 def _floating() -> Iterator[Scheme]:
-    about = "batch norms and constants folded, leftovers removed: the same results from fewer operations"
+    about = "folded, leftovers removed, 1-D convolutions as 2-D: the same results from fewer operations or faster ones"
     yield Scheme("onnx-fp32-slim", "onnx", "fp32", about, slim, own=Precision.FLOAT, quantizes=False)
     about = "computed in half precision: wins on CPUs with such arithmetic (ARMv8.2 and newer)"
     yield Scheme("onnx-fp16", "onnx", "fp16", about, half, rung=1, own=Precision.FLOAT)

@@ -4,7 +4,8 @@ Constants are taken out of the inputs, the opset is raised to 13, the graph is s
 constants are folded (ONNX Runtime's basic level, which stays within portable operations), and every operation gets a
 name of its own. Each step is checked against the model before it on made-up inputs, since a tool that errs here would
 spoil every scheme: a step that changes what the model computes, or that fails, is left out. onnxslim is not let near
-control flow, where it can lose inputs.
+control flow, where it can lose inputs. At last convolutions get the form that has the fastest kernels (`convolutions`),
+and what exporters left behind goes (`leftovers`).
 
 Preparing what was prepared changes no name.
 """
@@ -20,13 +21,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeinfer.quantize.schemes.onnx.convolutions import fill_channels, make_planes
+from edgeinfer.quantize.schemes.onnx.leftovers import take_away
 from edgeinfer.quantize.schemes.onnx.modelproto import copied, first_line, load, open_session, wrapped_errors
+from edgeinfer.quantize.schemes.onnx.shapes import forget_gone, with_shapes
 from edgeinfer.runtime.engines.base import Array
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["MIN_OPSET", "Prepared", "prepared", "raised_opset", "with_shapes"]
+__all__ = ["MIN_OPSET", "Prepared", "prepared", "raised_opset"]
 
 # Scales per channel need DequantizeLinear with an axis.
 MIN_OPSET = 13
@@ -41,16 +45,18 @@ _MAX_GROWTH = 1.1
 _ROOM = 4 << 10  # for names and shapes of what has hardly any constants
 _CACHED = 4
 
-_Step = Callable[["onnx.ModelProto"], "onnx.ModelProto"]
+# None: there is nothing to do.
+_Step = Callable[["onnx.ModelProto"], "onnx.ModelProto | None"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """`model` is shared by all who prepare the same file: copy it before changing it. `before` counts the operations
-    of each type that the file itself has."""
+    of each type that the file itself has. `rearranged`: the engine takes other kernels than for the file, or fewer."""
 
     model: "onnx.ModelProto"
     before: Counter[str]
+    rearranged: bool
 
 
 def prepared(path: Path) -> Prepared:
@@ -77,9 +83,11 @@ def _prepare(path: Path) -> Prepared:
             model = probe.kept(model, _slimmed)
         model = raised_opset(model, MIN_OPSET)
         model = probe.kept(model, _folded)
-        model = with_shapes(_named(_with_flat_biases(model)))
+        arranged = probe.kept(model, _rearranged)
+        rearranged = arranged is not model
+        model = with_shapes(_named(_with_flat_biases(arranged)))
     model.ir_version = min(model.ir_version, MAX_IR)
-    return Prepared(model, before)
+    return Prepared(model, before, rearranged)
 
 
 class _Probe:
@@ -101,6 +109,8 @@ class _Probe:
         """What `step` makes of the model where it computes the same, else the model."""
         try:
             made = step(copied(model))
+            if made is None:
+                return model
             small = made.ByteSize() <= _MAX_GROWTH * model.ByteSize() + _ROOM
             if small and (not self.works or self._same(made)):
                 return made
@@ -172,6 +182,18 @@ def _folded(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return made
 
 
+def _rearranged(model: "onnx.ModelProto") -> "onnx.ModelProto | None":
+    """For the engine's fastest kernels. Bodies of control flow may take any tensor: a model with such is left alone."""
+    if _has_subgraphs(model):
+        return None
+    changed = make_planes(model.graph)
+    forget_gone(model.graph)
+    model = with_shapes(model)
+    changed += fill_channels(model.graph) + take_away(model.graph)
+    forget_gone(model.graph)
+    return _folded(model) if changed else None
+
+
 def _with_flat_biases(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Gemm takes a bias of (1, N) as one of (N,); ONNX Runtime's quantizer fails on it."""
     constants = {initializer.name: initializer for initializer in model.graph.initializer}
@@ -195,13 +217,6 @@ def _named(model: "onnx.ModelProto") -> "onnx.ModelProto":
         node.name = unique
         taken.add(unique)
     return model
-
-
-def with_shapes(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The model with what is known of its tensors' types and shapes written down."""
-    import onnx
-
-    return onnx.shape_inference.infer_shapes(model)
 
 
 def _log(model: "onnx.ModelProto", what: str, error: Exception) -> None:
