@@ -14,9 +14,9 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -97,7 +97,8 @@ class _Database:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.read_only = read_only
-        self._lock = threading.Lock()
+        # Held for each use: a connection that is closed while another thread uses it takes the process along.
+        self._lock = threading.RLock()
         self._db = open_read_only(path) if read_only else self._open_for_writing(path)
 
     def _open_for_writing(self, path: Path) -> sqlite3.Connection:
@@ -137,7 +138,8 @@ class _Database:
         self.close()
 
     def close(self) -> None:
-        self._db.close()
+        with self._lock:
+            self._db.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -154,15 +156,20 @@ class _Database:
                 raise
 
     def _roll_back(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+        with suppress(sqlite3.Error):  # closed by another thread meanwhile
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
-    def _one(self, query: str, *values: object) -> tuple[object, ...] | None:
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         try:
-            row: tuple[object, ...] | None = self._db.execute(query, values).fetchone()
+            with self._lock:
+                return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise BufferStorageError(f"{self.path}: cannot be read: {error}") from error
-        return row
+
+    def _one(self, query: str, *values: object) -> tuple[object, ...] | None:
+        rows = self._rows(query, *values)
+        return rows[0] if rows else None
 
     def _decoded(self, row: tuple[object, ...], type_: type[T]) -> T:
         try:
@@ -216,10 +223,7 @@ class SyncDb(_Database):
         first and last number."""
         # Read only, and written by an older agent, it has no such table.
         has_ended = self._one("SELECT name FROM sqlite_master WHERE name = 'ended'") is not None
-        try:
-            ended = dict(self._db.execute("SELECT epoch, seq FROM ended").fetchall()) if has_ended else {}
-        except sqlite3.Error as error:
-            raise BufferStorageError(f"{self.path}: cannot be read: {error}") from error
+        ended: dict[int, int] = dict(self._rows("SELECT epoch, seq FROM ended")) if has_ended else {}
         last_epoch, last = self._last_epoch()
         ended[last_epoch] = max(last, ended.get(last_epoch, 0))
         found = [(number, self.acknowledged(number) + 1, seq) for number, seq in ended.items() if number != epoch]
@@ -274,11 +278,7 @@ class SyncDb(_Database):
 
     def uploads(self) -> dict[str, Upload]:
         """The files that were looked at, by their path below the daemon's folder."""
-        try:
-            rows = self._db.execute("SELECT file, bytes, mtime_ns, sha256, ended FROM uploaded").fetchall()
-        except sqlite3.Error as error:
-            raise BufferStorageError(f"{self.path}: cannot be read: {error}") from error
-        return {row[0]: Upload(*row) for row in rows}
+        return {row[0]: Upload(*row) for row in self._rows("SELECT file, bytes, mtime_ns, sha256, ended FROM uploaded")}
 
     def upload(self, file: str) -> Upload | None:
         row = self._one("SELECT file, bytes, mtime_ns, sha256, ended FROM uploaded WHERE file = ?", file)
@@ -312,11 +312,7 @@ class RuntimeDb(_Database):
 
     def slots(self, model: str) -> dict[str, str]:
         """Slot name (active, candidate, previous, configured) to package digest."""
-        try:
-            rows = self._db.execute("SELECT slot, digest FROM slot WHERE model = ?", (model,)).fetchall()
-        except sqlite3.Error as error:
-            raise BufferStorageError(f"{self.path}: cannot be read: {error}") from error
-        return dict(rows)
+        return dict(self._rows("SELECT slot, digest FROM slot WHERE model = ?", model))
 
     def set_slots(self, model: str, slots: dict[str, str]) -> None:
         """Replace all slots of a model in one transaction."""
@@ -339,11 +335,7 @@ class RuntimeDb(_Database):
             db.execute("INSERT OR REPLACE INTO configured VALUES (?, ?)", (path, model))
 
     def models(self) -> tuple[str, ...]:
-        try:
-            rows = self._db.execute("SELECT DISTINCT model FROM slot ORDER BY model").fetchall()
-        except sqlite3.Error as error:
-            raise BufferStorageError(f"{self.path}: cannot be read: {error}") from error
-        return tuple(name for (name,) in rows)
+        return tuple(name for (name,) in self._rows("SELECT DISTINCT model FROM slot ORDER BY model"))
 
     def choice(self, digest: str) -> Choice | None:
         """What was measured of a package's variants here; None where that has not been done."""
@@ -362,10 +354,7 @@ class RuntimeDb(_Database):
 
     def keep_choices(self, digests: set[str]) -> None:
         """Forget those of packages that are gone. Writes nothing where there is nothing to forget."""
-        try:
-            known = {digest for (digest,) in self._db.execute("SELECT digest FROM choice")}
-        except sqlite3.Error as error:
-            raise BufferStorageError(f"{self.path}: cannot be read: {error}") from error
+        known = {digest for (digest,) in self._rows("SELECT digest FROM choice")}
         if known - digests:
             with self._transaction() as db:
                 db.executemany("DELETE FROM choice WHERE digest = ?", [(digest,) for digest in known - digests])

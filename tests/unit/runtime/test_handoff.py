@@ -15,6 +15,27 @@ from edgeinfer.runtime.store import Store
 from packages import linear_model, make_package
 
 
+def test_a_database_may_be_closed_while_another_thread_uses_it(tmp_path: Path) -> None:
+    """SQLite takes the whole process along where it may not."""
+    for number in range(50):
+        db = RuntimeDb(tmp_path / f"{number}.db")
+        refused = threading.Event()
+
+        def use(db: RuntimeDb = db, refused: threading.Event = refused) -> None:
+            try:
+                while True:
+                    db.set_status(b"{}")
+                    db.models()
+            except BufferStorageError:
+                refused.set()
+
+        user = threading.Thread(target=use)
+        user.start()
+        db.close()
+        user.join()
+        assert refused.is_set()
+
+
 class TestSyncDb:
     def test_acknowledgements_never_go_back(self, tmp_path: Path) -> None:
         with SyncDb(tmp_path / "sync.db") as db:
