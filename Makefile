@@ -26,7 +26,7 @@ help:
 	@echo "make demo         the whole loop on this machine, with a page to look at (DEMO_ARGS=...)"
 	@echo "make test         check, then every test (PYTEST_ARGS=...)"
 	@echo "make check        lint, format, types, layers, generated documents"
-	@echo "make fault        the fault suite at full size (about 40 minutes) -> build/faults.json"
+	@echo "make fault        the fault suite at full size (some 50 minutes) -> build/faults.json"
 	@echo "make bench        measure; ONLY=pipeline for one part"
 	@echo "make docs         generate docs/structure.txt, states.md, configuration.md and schemes.md"
 	@echo "make format       apply the formatter and the safe fixes"

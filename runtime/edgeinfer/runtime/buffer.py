@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 # Beyond this many results and items in memory, some 15 MB, append() waits for the disk: a stuck one must not eat
 # the memory.
 _MAX_PENDING = 50_000
+# With so many full chunks in memory they are written before their time is over. One commit for each would be as soon
+# durable as the promise asks for, and costs a sync, 9 kB of flash and a turn of the interpreter a chunk.
+_FULL_CHUNKS = 4
 # Recorded frames can wait: with more in memory than this, some 1 MB, no new one is captured.
 _ROOM = 4096
 _STOP_POLL_S = 0.25
@@ -57,7 +60,8 @@ _DROP_INTERVAL_S = 1.0
 
 class BufferConfig(Section, frozen=True):
     """`max_bytes` caps the database file: 256 MiB hold some 10 million results. `flush_interval_s` bounds
-    what a power cut can take; each commit writes 5 to 10 kB of flash, so one a second is less than 1 GB a day.
+    what a power cut can take; each commit writes 5 to 10 kB of flash, so one a second is less than 1 GB a day. Four full
+    chunks, and events, are written sooner.
     `chunk_results` is how many results share a chunk: above 100 little is saved.
 
     When the buffer is full, results go before events. Among pipelines, the one that holds the most for its weight
@@ -115,6 +119,7 @@ class Buffer:
         self._pending: dict[tuple[str, int], list[Result]] = {}
         self._pending_count = 0
         self._pending_weight = 0
+        self._full_chunks = 0
         self._flush_wanted = False
         self._waits = True
         self._crashed = False
@@ -172,8 +177,10 @@ class Buffer:
             self._pending_weight += heavy
             if result.kind is Kind.EVENT:
                 self._ask_for_all()
-            elif len(rows) >= self._config.chunk_results:
-                self._wake.set()
+            elif len(rows) % self._config.chunk_results == 0:
+                self._full_chunks += 1
+                if self._full_chunks >= _FULL_CHUNKS:
+                    self._wake.set()
 
     def wait_for_room(self, stop: threading.Event) -> None:
         """For who can wait before there is a result at all: returns once few results are in memory, or `stop` is set,
@@ -280,6 +287,7 @@ class Buffer:
     def _take(self, *, partial: bool) -> list[tuple[str, int, list[Result]]]:
         """Cut what is pending into chunks; without `partial`, full ones only."""
         size = self._config.chunk_results
+        self._full_chunks = 0
         batches: list[tuple[str, int, list[Result]]] = []
         for (pipeline, lane), rows in self._pending.items():
             whole = len(rows) if partial else len(rows) - len(rows) % size

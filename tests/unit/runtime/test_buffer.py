@@ -92,14 +92,16 @@ def test_durable_seq_follows_a_flush(tmp_path: Path) -> None:
     assert buffer.close(60)
 
 
-def test_full_chunks_and_events_are_written_at_once(tmp_path: Path) -> None:
+def test_four_full_chunks_and_events_are_written_at_once(tmp_path: Path) -> None:
     buffer = make(tmp_path / "buffer.db", flush_interval_s=3600, chunk_results=10)
     for frame in range(25):
         buffer.append("p", result(frame))
-    wait_until(lambda: buffer.durable_seq == 20)
+    for frame in range(20):
+        buffer.append("r", result(frame))
+    wait_until(lambda: buffer.durable_seq == 40)
     assert buffer.pending == 5
     buffer.append("q", result(0, Kind.EVENT))
-    wait_until(lambda: buffer.durable_seq == 26)
+    wait_until(lambda: buffer.durable_seq == 46)
     assert buffer.close(60)
 
 
