@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Self
 
 from edgeinfer.runtime.errors import MessageError
+from edgeinfer.sync.bundle import BUNDLE, MAX_BUNDLE_CHUNKS, decode_bundle
 from edgeinfer.sync.jobs import FINAL_STATES
 from edgeinfer.sync.messages import (
     Ack,
@@ -33,8 +34,9 @@ _MAX_GAPS = 100
 class TinyConsole:
     """One device's console in a thread. What it stored survives `die()` and `live()`, as a database would.
 
-    `lose` and `repeat` are the shares of chunks that it drops unseen, and of acknowledgements that it sends
-    twice. `results` counts how often each (epoch, seq) was stored: more than once would be a duplicate.
+    `lose` and `repeat` are the shares of messages that it drops unseen, and of acknowledgements that it sends
+    twice. `takes` is how many chunks it takes in one message; 0: as before there were bundles. `results` counts how
+    often each (epoch, seq) was stored: more than once would be a duplicate.
     """
 
     def __init__(
@@ -45,10 +47,13 @@ class TinyConsole:
         lose: float = 0.0,
         repeat: float = 0.0,
         mute: bool = False,
+        takes: int = MAX_BUNDLE_CHUNKS,
         seed: int = 1,
     ) -> None:
         self.device = device
         self.mute = mute
+        self.takes = takes
+        self.bundles = 0  # that came, whether they were taken or not
         self.stored: dict[tuple[int, int], bytes] = {}  # (epoch, first_seq): body
         self.chunks: list[ChunkMessage] = []  # that were stored, in the order in which they came
         self.results: dict[tuple[int, int], int] = {}
@@ -106,7 +111,8 @@ class TinyConsole:
 
     def ack(self, epoch: int) -> Ack:
         gaps, highest = self._gaps(epoch), max((seq for of, seq in self.results if of == epoch), default=0)
-        return Ack(epoch, self.contiguous(epoch), gaps[:_MAX_GAPS], highest=highest, complete=len(gaps) <= _MAX_GAPS)
+        is_complete, named = len(gaps) <= _MAX_GAPS, gaps[:_MAX_GAPS]
+        return Ack(epoch, self.contiguous(epoch), named, highest=highest, complete=is_complete, bundle=self.takes)
 
     def of(self, rest: str) -> list[bytes]:
         """Payloads that came on `rest`, in order."""
@@ -122,7 +128,9 @@ class TinyConsole:
             if message is None:
                 continue
             rest = parse_topic(message[0]).rest
-            if rest.startswith("up/res/"):
+            if rest == BUNDLE:
+                self._take_bundle(message[1])
+            elif rest.startswith("up/res/"):
                 self._take_chunk(message[1])
             elif rest == "up/get":
                 self._serve(decode(message[1], BlobRequest))
@@ -130,6 +138,15 @@ class TinyConsole:
                 self.seen.append(message)
                 if rest.startswith("up/job/") and not self.mute:
                     self._acknowledge_end(decode(message[1], JobStatus))
+
+    def _take_bundle(self, raw: bytes) -> None:
+        self.bundles += 1
+        frames = decode_bundle(raw)
+        if len(frames) > self.takes:
+            self.bad += 1
+        elif self._random.random() >= self._lose:
+            for frame in frames:
+                self._take_chunk(frame.payload)
 
     def _take_chunk(self, raw: bytes) -> None:
         try:

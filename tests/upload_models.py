@@ -3,6 +3,8 @@
 import itertools
 import random
 import zlib
+from collections.abc import Container
+from typing import Self
 
 import msgspec
 
@@ -10,10 +12,11 @@ from edgeinfer.runtime.chain import genesis, next_link
 from edgeinfer.runtime.chunk import EVENTS, JSON, NO_LINK, RESULTS, TOMBSTONE, StoredChunk, tombstone
 from edgeinfer.runtime.codec import encode as encode_results
 from edgeinfer.runtime.results import Kind, Result
+from edgeinfer.sync.bundle import BUNDLE, decode_bundle
 from edgeinfer.sync.messages import decode_chunk
 from edgeinfer.sync.mqtt import Complaint
 
-__all__ = ["PIPELINE", "ROOMY", "ModelBuffer", "ModelDb", "ModelLink"]
+__all__ = ["PIPELINE", "ROOMY", "ModelBuffer", "ModelDb", "ModelLink", "Payload"]
 
 QUOTA = 20
 ROOMY = 1 << 20
@@ -131,6 +134,26 @@ class ModelDb:
         self.counters = {"sent_through": sent_through, "sent": sent, "sent_epoch": epoch, "refused": refused}
 
 
+class Payload(bytes):
+    """What was published, and on which topic."""
+
+    topic: str
+
+    def __new__(cls, topic: str, payload: bytes) -> Self:
+        made = super().__new__(cls, payload)
+        made.topic = topic
+        return made
+
+    @property
+    def is_bundle(self) -> bool:
+        return self.topic.endswith(BUNDLE)
+
+    @property
+    def chunks(self) -> list[bytes]:
+        """The chunk messages in it."""
+        return [frame.payload for frame in decode_bundle(self)] if self.is_bundle else [self]
+
+
 class ModelLink:
     """The device's end of the network; `up` is on its way."""
 
@@ -140,7 +163,7 @@ class ModelLink:
         self.limit = ROOMY
         self.owes = False
         self.unheard = False
-        self.up: list[bytes] = []
+        self.up: list[Payload] = []
         self.ever_sent: set[int] = set()
         self._complaints: list[Complaint] = []
 
@@ -148,13 +171,14 @@ class ModelLink:
         assert (qos, alias, more) == (1, True, True)
         assert self.connected
         assert self.fits(name, len(payload)), "what the broker's word forbids is not even tried"
-        self.up.append(payload)
-        chunk = decode_chunk(payload)
-        self.ever_sent.update(range(chunk.first_seq, chunk.first_seq + chunk.n))
+        self.up.append(Payload(name, payload))
+        for chunk in map(decode_chunk, self.up[-1].chunks):
+            self.ever_sent.update(range(chunk.first_seq, chunk.first_seq + chunk.n))
         return True
 
-    def sent_through(self) -> int:
-        return next(seq for seq in itertools.count() if seq + 1 not in self.ever_sent)
+    def sent_through(self, *, besides: Container[int] = ()) -> int:
+        """Up to here all was sent, or has come to the console by another way."""
+        return next(seq for seq in itertools.count() if seq + 1 not in self.ever_sent and seq + 1 not in besides)
 
     def push(self) -> None:
         pass

@@ -300,10 +300,14 @@ def test_a_token_guards_changes_and_reading(guarded: RunningConsole) -> None:
     assert httpx.get(f"{url}/api/devices", timeout=60).status_code == 401
     assert httpx.get(f"{url}/api/devices", headers={"authorization": "Bearer wrong"}, timeout=60).status_code == 401
     assert httpx.post(f"{url}/api/rollouts", content=b"", timeout=60).status_code == 401
+    ended = f"{url}/api/v1/commands/none"
+    assert httpx.delete(ended, timeout=60).status_code == 401
     assert httpx.get(f"{url}/healthz", timeout=60).status_code == 200
     bearer = {"authorization": f"Bearer {_TOKEN}"}
     assert httpx.get(f"{url}/api/devices", headers=bearer, timeout=60).json() == {"devices": []}
     assert httpx.post(f"{url}/api/rollouts", content=b"", headers=bearer, timeout=60).status_code == 400
+    assert httpx.delete(ended, headers=bearer, timeout=60).status_code == 404
+    assert httpx.delete(ended, headers={**bearer, "origin": "http://other"}, timeout=60).status_code == 403
     assert fleet_devices(console_url=url, token=_TOKEN) == []
     with pytest.raises(ConsoleError, match="token"):
         fleet_devices(console_url=url)
@@ -331,6 +335,8 @@ def test_sighup_takes_over_a_new_token_and_survives_a_bad_file(guarded: RunningC
     guarded.config.write_text("tenant = 5")
     guarded.signal(signal.SIGHUP)
     wait_until(lambda: "reload_failed" in guarded.log.read_text(), what="the refusal of the bad file")
+    said = [line for line in guarded.log.read_text().splitlines() if "event=reloaded" in line]
+    assert re.fullmatch(r"[-0-9]{10} [:0-9]{8},\d{3} INFO event=reloaded config=.*", said[0]), "as of the other services"
     assert httpx.get(url, headers=bearer, timeout=60).status_code == 200
 
 

@@ -13,6 +13,8 @@ from brokers import Mosquitto
 from consoles import RunningConsole, WireDevice, console_toml, made_results
 from edgeinfer.runtime.codec import JSON, encode
 from edgeinfer.sync import messages
+from edgeinfer.sync.bundle import encode_bundle
+from edgeinfer.sync.sinks.framing import Frame
 from waiting import wait_until
 
 _DEEP = b"[" * 20_000
@@ -25,6 +27,7 @@ _TOPICS = (
     "up/tel",
     "up/res/door",
     "up/res/../x",
+    "up/res/_bundle",
     "up/what",
 )
 
@@ -49,6 +52,11 @@ def _bodies() -> list[bytes]:
         rng.randbytes(100),
         rng.randbytes(70_000),
         b"\xff\xfe\xed" * 10,
+        encode_bundle([Frame("up/res/door", b"?")] * 5000),
+        encode_bundle([Frame("up/res/_bundle", encode_bundle([Frame("up/res/door", b"?")]))]),
+        encode_bundle([Frame("../dev-1/up/res/door", _chunk(first_seq=41))]),
+        encode_bundle([Frame("up/res/door", b"?")] * 64),
+        encode_bundle([Frame("up/res/door", _chunk())])[:-1],
     ]
 
 

@@ -295,3 +295,97 @@ def test_another_client_of_the_same_name_does_not_start_a_war(folder: Path, brok
         rival.stop()
         wait_until(lambda: is_exact(console, buffer), what="the upload")
     buffer.close()
+
+
+# -- several chunks in one message --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is, the window opens."""
+    for name in ("_QUEUE_S", "_LONG_QUEUE_S", "_WIDE_QUEUE_S", "_LONG_WIDE_QUEUE_S"):
+        monkeypatch.setattr(f"edgeinfer.sync.window.{name}", 1e6)
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silence is no reason for single chunks."""
+    monkeypatch.setattr("edgeinfer.sync.bundle._REST_S", 0.0)
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("protocol", [5, 4])
+def test_a_backlog_goes_in_fewer_messages_and_is_the_same(folder: Path, broker: Mosquitto, protocol: int) -> None:
+    buffer = fill(folder, 20_000)
+    config = sync_config(folder, broker, upload=PATIENT)
+    config = msgspec.structs.replace(config, broker=msgspec.structs.replace(config.broker, protocol=protocol))
+    with TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console, running(config):
+        wait_until(lambda: is_exact(console, buffer), what="the upload")
+        assert console.bundles > 0
+        assert console.refused == 0
+        with BufferReader(folder / "runtime" / "buffer.db") as reader:
+            stored = {chunk.first_seq: chunk.body for chunk in reader.chunks(0, limit=10_000)}
+        assert {seq: body for (_, seq), body in console.stored.items()} == stored
+    buffer.close()
+
+
+@pytest.mark.usefixtures("wide", "restless")
+def test_lost_bundles_are_asked_for_too(folder: Path, broker: Mosquitto) -> None:
+    buffer = fill(folder, 20_000)
+    with (
+        TinyConsole(BrokerConfig(port=broker.port), device=DEVICE, lose=0.1, repeat=0.3) as console,
+        running(sync_config(folder, broker)),
+    ):
+        wait_until(lambda: is_exact(console, buffer), what="the upload")
+        assert console.bundles > 0
+    buffer.close()
+
+
+@pytest.mark.usefixtures("wide", "restless")
+def test_a_console_from_before_bundles_gets_none_and_one_that_takes_its_place_the_rest(
+    folder: Path, broker: Mosquitto
+) -> None:
+    buffer = fill(folder, 10_000)
+    with (
+        TinyConsole(BrokerConfig(port=broker.port), device=DEVICE, takes=0) as console,
+        running(sync_config(folder, broker)),
+    ):
+        wait_until(lambda: is_exact(console, buffer), what="the upload")
+        assert console.bundles == 0
+        console.die()
+        console.takes = 64
+        append(buffer, 10_000, 10_000)
+        console.live()
+        wait_until(lambda: is_exact(console, buffer), what="the rest")
+        wait_until(lambda: is_known(folder, buffer), what="the last acknowledgement")
+        assert console.bundles > 0
+        console.die()
+        console.takes, seen = 0, console.bundles
+        append(buffer, 20_000, 10_000)
+        console.live()
+        # Bundles that were sent before the older console's first word it refuses; their chunks come once more, alone.
+        wait_until(lambda: is_exact(console, buffer), what="the rest of the rest")
+    assert console.bundles - seen == console.bad
+    buffer.close()
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize(
+    "limit", ["acl_file {folder}/acl", "message_size_limit 1500", "max_packet_size 1500"], ids=["acl", "size", "told"]
+)
+def test_a_broker_that_takes_no_bundles_gets_chunks(folder: Path, limit: str, caplog: pytest.LogCaptureFixture) -> None:
+    acl = folder / "acl"
+    acl.write_text("topic readwrite #\ntopic deny ei/v1/default/d/+/up/res/_bundle\n")
+    acl.chmod(0o600)
+    buffer = fill(folder, 20_000, chunk_results=20)
+    with (
+        Mosquitto(folder, extra=limit.format(folder=folder)) as broker,
+        TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console,
+        running(sync_config(folder, broker, upload=PATIENT)),
+    ):
+        wait_until(lambda: is_exact(console, buffer), what="the upload")
+        wait_until(lambda: is_known(folder, buffer), what="the last acknowledgement")
+        is_refused = not limit.startswith("max_packet_size")
+        assert ("event=chunks_go_alone" in caplog.text) is is_refused
+        assert "event=smaller_messages" not in caplog.text, "single chunks are as large as ever"
+    buffer.close()

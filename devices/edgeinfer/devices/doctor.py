@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def _check_memory(profile: Profile) -> Finding:
     return Finding(
         "memory",
         ok,
-        f"{mebibytes} MiB, {profile.cores} cores",
+        f"{mebibytes} MiB, {profile.cores} core{'s' * (profile.cores != 1)}",
         "" if ok else f"expected at least {_MIN_MEMORY_BYTES >> 20} MiB: raise the limit of the control group",
     )
 
@@ -70,7 +71,7 @@ def _check_clock(now_s: float) -> Finding:
     return Finding(
         "clock",
         ok,
-        f"{now_s:.0f} s since 1970",
+        time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_s)),
         "" if ok else "the clock is in the past: timedatectl set-ntp true; results keep their order all the same",
     )
 

@@ -41,10 +41,11 @@ def _check_daemon(path: Path) -> list[Finding]:
     if settings is None:
         return [finding]
     missing = [entry.package for entry in settings.pipeline if entry.package and not Path(entry.package).is_file()]
+    count = len(settings.pipeline)
     packages = Finding(
         "packages",
         not missing,
-        f"{missing[0]}: no such file" if missing else f"{len(settings.pipeline)} pipelines",
+        f"{missing[0]}: no such file" if missing else f"{count} pipeline{'s' * (count != 1)}",
         "copy the package there, or correct `package`" if missing else "",
     )
     watchdog = [check_watchdog(_UNITS, os.environ)] if any(unit.exists() for unit in _UNITS) else []

@@ -60,8 +60,8 @@ _DROP_INTERVAL_S = 1.0
 
 class BufferConfig(Section, frozen=True):
     """`max_bytes` caps the database file: 256 MiB hold some 10 million results. `flush_interval_s` bounds
-    what a power cut can take; each commit writes 5 to 10 kB of flash, so one a second is less than 1 GB a day. Four full
-    chunks, and events, are written sooner.
+    what a power cut can take; each commit writes 5 to 10 kB of flash, so one a second is less than 1 GB a day. Four
+    full chunks, and events, are written sooner.
     `chunk_results` is how many results share a chunk: above 100 little is saved.
 
     When the buffer is full, results go before events. Among pipelines, the one that holds the most for its weight

@@ -23,10 +23,12 @@ from edgeinfer.runtime.inference import Inference
 from edgeinfer.runtime.model import LoadedModel, Prepared
 from edgeinfer.runtime.pace import Pace
 from edgeinfer.runtime.pipeline_status import PipelineStatus
+from edgeinfer.runtime.pres import Preprocess
 from edgeinfer.runtime.recorder import Append, Recorder
 from edgeinfer.runtime.settings import PipelineConfig
 from edgeinfer.runtime.sources.base import Settling, Source, is_live, open_source
-from edgeinfer.runtime.sources.named_channels import declared_channels
+from edgeinfer.runtime.sources.named_channels import check_same_channels, declared_channels
+from edgeinfer.runtime.sources.settings import SensorSource
 from edgeinfer.runtime.stages import Gate, Observer
 
 __all__ = ["Pipeline"]
@@ -69,6 +71,7 @@ class Pipeline:
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._channel: Channel | None = None
+        self._opened_for: Preprocess | None = None  # of a sensor: the package's channels say what it gives
         self._source_begins = False
         self._capture_thread = threading.Thread(target=self._capture, name=f"capture-{config.name}", daemon=True)
         self._inference = Inference(
@@ -101,6 +104,12 @@ class Pipeline:
     def remove_observer(self, observer: Observer) -> None:
         """Take it away and close it."""
         self._recorder.remove_observer(observer)
+
+    @property
+    def gives(self) -> Preprocess | None:
+        """What the package declared for which a sensor was opened; None where there is none, or while nothing comes of
+        it: then it is opened for the package that is in place."""
+        return self._opened_for if self.status.source == "running" else None
 
     @property
     def workers(self) -> int:
@@ -160,7 +169,16 @@ class Pipeline:
         return self._inference.abandon(thread)
 
     def _open_configured(self, stop: threading.Event) -> Source:
-        return open_source(self.config.source, stop, declared_channels(self._model.package.manifest.preprocess))
+        declared = self._model.package.manifest.preprocess
+        self._opened_for = declared if isinstance(self.config.source, SensorSource) else None
+        return open_source(self.config.source, stop, declared_channels(declared))
+
+    def _check_opened(self) -> None:
+        """Raises ConfigError where a sensor was opened for another package, whose rows were others."""
+        source, before, declared = self.config.source, self._opened_for, self._model.package.manifest.preprocess
+        if before is not None and before is not declared and isinstance(source, SensorSource):
+            check_same_channels(self.config.name, source, before, declared)
+            self._opened_for = declared
 
     def _end_of_source(self) -> None:
         self._ended.set()
@@ -220,6 +238,7 @@ class Pipeline:
             frame = source.read()
             if frame is None or self._stop.is_set():
                 return not self._stop.is_set()
+            self._check_opened()
             if not self.counts.captured:
                 self.status.began_s = time.monotonic()
             if self.status.source != "running":

@@ -319,10 +319,9 @@ class PipelineSet:
         made: list[list[Observer]] = []
         try:
             for pipeline in pipelines:
-                source, running = pipeline.config.source, pipeline.model.package.manifest
-                if isinstance(source, SensorSource):
-                    name, declared = pipeline.config.name, package.manifest.preprocess
-                    check_same_channels(name, source, running.preprocess, declared)
+                source, gives = pipeline.config.source, pipeline.gives
+                if isinstance(source, SensorSource) and gives is not None:
+                    check_same_channels(pipeline.config.name, source, gives, package.manifest.preprocess)
                 observers = make_observers(pipeline.config, package.manifest, package.labels(), self._around)
                 made.append([*observers, *self._relays(pipeline, package)])
         except BaseException:

@@ -22,7 +22,8 @@ __all__ = ["scratch_folder"]
 logger = logging.getLogger(__name__)
 
 _PREFIX = "edgeinfer-"
-_LOCK = ".lock"
+# Said in full: a folder of somebody else's may have this program's name, and a lock of its own in it.
+_LOCK = ".edgeinfer-scratch"
 
 
 @contextlib.contextmanager
@@ -66,7 +67,17 @@ def _remove_if_dead(folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(descriptor), (folder / _LOCK).lstat()):  # nobody was faster
-            shutil.rmtree(folder)
+            _remove(folder)
             logger.info("event=scratch_removed folder=%s", folder)
     finally:
         os.close(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    """The lock at last: a process that is killed here leaves the rest to the next one. Raises OSError."""
+    for entry in list(folder.iterdir()):
+        if stat.S_ISDIR(entry.lstat().st_mode):
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK:
+            entry.unlink()
+    shutil.rmtree(folder)

@@ -5,6 +5,7 @@ A key id is the sha256 of the raw public key, in hex.
 """
 
 import os
+import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -96,12 +97,11 @@ def parse_public_key(text: str) -> bytes:
                 f"{candidate}: expected a public key, found the name of a private one", hint=_HINTS["public"]
             )
         return _read_hex(Path(candidate), "public")
-    try:
-        return bytes.fromhex(candidate)
-    except ValueError as error:
+    if not all(character in string.hexdigits for character in candidate):  # fromhex would pass over spaces
         raise UsageError(
             f"expected a public key of {2 * _KEY_BYTES} hex digits, found something else", hint=_HINTS["public"]
-        ) from error
+        )
+    return bytes.fromhex(candidate)
 
 
 def verify(data: bytes, signatures: Iterable[Signature], trusted: Sequence[bytes]) -> str:

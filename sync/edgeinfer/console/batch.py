@@ -70,6 +70,7 @@ class Batch:
         self._tally = Tally(fine_since_s=t_ns // 1_000_000_000 - FINE_KEPT_S)
         self._counts: dict[tuple[str, str], PipelineCount] = {}
         self.chunks: list[KeptChunk] = []
+        self._flushed = 0  # of them are in the repository
         self.requests: list[tuple[str, BlobRequest]] = []
         self.passed: list[tuple[str, Passed]] = []
         self.deployments: list[Deployment] = []
@@ -117,6 +118,7 @@ class Batch:
 
     def write(self) -> None:
         """Write what was collected. Inside the transaction."""
+        self._flush()
         for device, change in self._changes.items():
             self._repository.change_device(device, change, t_ns=self._t_ns)
         for (device, epoch), ledger in (self._told | self._touched).items():
@@ -167,6 +169,8 @@ class Batch:
             self.passed.append((device, body))
 
     def _introduce(self, device: str) -> None:
+        if device in self._changes:
+            return
         if not self._known.is_device(device):
             self._known.add_device(device)
             self._repository.change_device(device, DeviceChange(), t_ns=self._t_ns)
@@ -199,8 +203,13 @@ class Batch:
             self._keep(kept(device, body.epoch, part, summary, whole=whole), summary)
         self._settled(device, body.epoch, chunk, ledger, new=new)
 
+    def _flush(self) -> None:
+        """Have the repository know all that is stored by now."""
+        if self._flushed < len(self.chunks):
+            self._repository.add_chunks(self.chunks[self._flushed :])
+            self._flushed = len(self.chunks)
+
     def _keep(self, chunk: KeptChunk, summary: Summary) -> None:
-        self._repository.add_chunks([chunk])  # now: the chain of the next is looked up there
         self.chunks.append(chunk)
         place = (chunk.device, chunk.pipeline)
         before = self._counts.get(place, PipelineCount(*place, 0, 0, 0))
@@ -242,6 +251,8 @@ class Batch:
 
     def _check_chain(self, device: str, epoch: int, chunk: StoredChunk, ledger: Ledger) -> None:
         """Raises _ConflictError, which is told to the device too."""
+        if not self._known.links.is_next(device, epoch, chunk, ledger):
+            self._flush()  # what lies around it is looked up there
         objection = self._known.links.objection(device, epoch, chunk, ledger)
         if not objection:
             return
@@ -305,7 +316,11 @@ class Batch:
 
     def _ledger(self, device: str, epoch: int) -> Ledger:
         """Raises MessageError for an epoch too many."""
-        busy = {touched for name, touched in self._touched | self._told if name == device}
+        touched = self._touched.get((device, epoch))
+        if touched is not None:
+            return touched
+        self._flush()  # an epoch may have to be retired for it
+        busy = {of for name, of in self._touched | self._told if name == device}
         return self._known.ledger(device, epoch, busy=busy)
 
 

@@ -10,6 +10,7 @@ that the broker and the devices hold back.
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from edgeinfer.console.batch import Batch, Passed
 from edgeinfer.console.blobs import BlobStore
 from edgeinfer.console.deliveries import Deliveries, Delivery, Message
 from edgeinfer.console.deployer import Deployer
-from edgeinfer.console.intake import Inbound, Results, read_message
+from edgeinfer.console.intake import Inbound, Results, read_message, unbundled
 from edgeinfer.console.known import Known
 from edgeinfer.console.live import LiveFeed
 from edgeinfer.console.repository import Repository
@@ -28,6 +29,7 @@ from edgeinfer.console.series import FINE_KEPT_S, RESOLUTIONS_S
 from edgeinfer.console.settings import LimitsConfig
 from edgeinfer.runtime.backoff import Backoff
 from edgeinfer.runtime.errors import BufferStorageError
+from edgeinfer.sync.bundle import MAX_BUNDLE_CHUNKS
 from edgeinfer.sync.messages import Ack, encode, encode_blob_range, topic
 
 __all__ = ["Ingest", "Link"]
@@ -114,6 +116,7 @@ class Ingest:
         self._lost = threading.Event()
         self._generation = 0
         self._held: list[_Taken] = []  # and not committed yet
+        self._unbundled: deque[Message] = deque()  # of the last bundle
         self._deliveries = Deliveries(link.wake)
         self._delivery: Delivery | None = None  # whose messages are held; None: the link's
         self._delivered_last = False
@@ -228,7 +231,7 @@ class Ingest:
         if self._delivered_last:
             self._delivery = self._deliveries.take()
             return [_Taken(*message) for message in self._delivery.messages] if self._delivery is not None else []
-        message = self._link.receive(0 if self._deliveries else timeout_s)
+        message = self._next(0 if self._deliveries else timeout_s)
         found: list[_Taken] = []
         size = results = 0
         while message is not None:
@@ -238,8 +241,14 @@ class Ingest:
             size += len(one.payload)
             results += one.results
             is_much = len(found) >= _MAX_BATCH or size >= _MAX_BATCH_BYTES or results >= _MAX_BATCH_RESULTS
-            message = None if is_much else self._link.receive(0)
+            message = None if is_much else self._next(0)
         return found
+
+    def _next(self, timeout_s: float) -> Message | None:
+        """The next message of the link, those of a bundle one after the other."""
+        if not self._unbundled and (message := self._link.receive(timeout_s)) is not None:
+            self._unbundled.extend(unbundled(*message))
+        return self._unbundled.popleft() if self._unbundled else None
 
     def _store(self) -> None:
         """All that is held in one transaction; where one message breaks it, each on its own."""
@@ -291,7 +300,7 @@ class Ingest:
         for device, ack in batch.acks():
             if self._delivery is not None:
                 self._delivery.answer(device, ack)
-            self._link.publish(topic(self._tenant, device, "down/ack"), encode(ack), qos=1)
+            self._acknowledge(device, ack)
         for device, job in batch.job_acks:
             self._link.publish(topic(self._tenant, device, f"down/job/{job.job}"), encode(job), qos=1)
         self._feed.results(batch.chunks, batch.counts)
@@ -306,6 +315,11 @@ class Ingest:
             if answer is not None:
                 self._link.publish(topic(self._tenant, device, "down/data"), encode_blob_range(answer), qos=0)
 
+    def _acknowledge(self, device: str, ack: Ack) -> None:
+        """Over the broker, where bundles are taken."""
+        told = msgspec.structs.replace(ack, bundle=MAX_BUNDLE_CHUNKS)
+        self._link.publish(topic(self._tenant, device, "down/ack"), encode(told), qos=1)
+
     def _follow_link(self) -> None:
         """Lost: nobody is known to be online. Found again: say what devices need to go on."""
         if self._lost.is_set():
@@ -316,8 +330,7 @@ class Ingest:
             self._deployer.publish_all()
             for device, ledgers in self._repository.all_ledgers().items():
                 newest = next(reversed(ledgers))
-                ack = self._known.ack(device, newest, ledgers[newest])
-                self._link.publish(topic(self._tenant, device, "down/ack"), encode(ack), qos=1)
+                self._acknowledge(device, self._known.ack(device, newest, ledgers[newest]))
             self._generation = generation
 
     def _tidy(self) -> None:

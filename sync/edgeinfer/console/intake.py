@@ -11,6 +11,7 @@ from edgeinfer.runtime.codec import decode as decode_results
 from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import CodecError, MessageError
 from edgeinfer.runtime.results import Result
+from edgeinfer.sync.bundle import BUNDLE, decode_bundle
 from edgeinfer.sync.messages import (
     Birth,
     BlobPart,
@@ -29,7 +30,7 @@ from edgeinfer.sync.messages import (
     valid_pipeline,
 )
 
-__all__ = ["Body", "Evicted", "Inbound", "Results", "Undecodable", "read_message"]
+__all__ = ["Body", "Evicted", "Inbound", "Results", "Undecodable", "read_message", "unbundled"]
 
 _INT64 = 1 << 63
 _MAX_REASON = 200
@@ -101,6 +102,9 @@ def read_message(topic: str, payload: bytes, *, tenant: str) -> Inbound:
         raise MessageError(f"expected tenant {tenant}, found {name.tenant!r}")
     if name.rest in _CONTROL:
         return Inbound(name.device, _checked(decode(payload, _CONTROL[name.rest])))
+    if name.rest == BUNDLE:
+        decode_bundle(payload)
+        raise MessageError("expected a bundle from the broker, and not within another way")
     if name.rest.startswith("up/res/"):
         return Inbound(name.device, _read_chunk(name.rest, payload))
     if name.rest.startswith("up/job/"):
@@ -108,6 +112,18 @@ def read_message(topic: str, payload: bytes, *, tenant: str) -> Inbound:
     if name.rest == "up/blob":
         return Inbound(name.device, decode_blob_part(payload))
     raise MessageError(f"expected a known topic, found {name.rest[:80]!r}")
+
+
+def unbundled(topic: str, payload: bytes) -> list[tuple[str, bytes]]:
+    """The messages in a bundle, each with the topic that it would have alone; any other message, and a bundle that
+    cannot be taken apart, as it is."""
+    device_topics = topic.removesuffix(BUNDLE)
+    if device_topics == topic:
+        return [(topic, payload)]
+    try:
+        return [(device_topics + frame.name, frame.payload) for frame in decode_bundle(payload)]
+    except MessageError:  # `read_message` says why
+        return [(topic, payload)]
 
 
 def _checked(body: Body) -> Body:

@@ -36,6 +36,12 @@ class Links:
     def forget_epoch(self, device: str, epoch: int) -> None:
         self._recent.pop((device, epoch), None)
 
+    def is_next(self, device: str, epoch: int, chunk: StoredChunk, ledger: Ledger) -> bool:
+        """Whether `chunk` lies beyond all that is settled, right behind a link that is remembered: to judge it, nothing
+        is looked up."""
+        at = chunk.first_seq - 1
+        return at == ledger.highest and at in self._recent.get((device, epoch), {})
+
     def objection(self, device: str, epoch: int, chunk: StoredChunk, ledger: Ledger) -> str:
         """Why `chunk` belies what is stored, or nothing. `ledger` is that of the epoch, before the chunk."""
         if chunk.link == NO_LINK:

@@ -16,6 +16,7 @@ import uvicorn
 from edgeinfer.console.console import Console
 from edgeinfer.console.settings import WebConfig, load_console_config
 from edgeinfer.runtime.errors import ConfigError, EdgeInferError
+from edgeinfer.runtime.logs import set_up_logging
 from edgeinfer.runtime.notify import notify, reloading, watchdog_interval_s
 
 __all__ = ["main", "page_address"]
@@ -30,7 +31,7 @@ _DEFAULT_CONFIG = "/etc/edgeinfer/console.toml"
 def main(argv: Sequence[str]) -> int:
     """Run until SIGTERM or SIGINT. Raises ConfigError and what `Console` raises before it serves."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    set_up_logging()
     path = Path(arguments.config)
     config = load_console_config(path)
     console = Console(config)

@@ -24,6 +24,9 @@ class Allowance(Protocol):
         """Bytes that may be sent now at this priority; 0: none, ask again later. Above 0 the next message may go
         whatever its size, else a large one would never go: the following ones wait the longer for it."""
 
+    def spare(self, priority: Priority, now_s: float) -> int:
+        """Bytes that may be sent now without making anybody wait for them: as many as may be put together."""
+
     def spent(self, priority: Priority, size: int, now_s: float) -> None:
         """`size` bytes went out (or, for UPDATES, came in)."""
 
@@ -31,6 +34,8 @@ class Allowance(Protocol):
 class _Unlimited:
     def room(self, _priority: Priority, _now_s: float) -> int:
         return 1 << 62
+
+    spare = room
 
     def spent(self, _priority: Priority, _size: int, _now_s: float) -> None:
         pass

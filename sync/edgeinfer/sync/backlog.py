@@ -48,15 +48,15 @@ class Backlog:
         while ahead and ahead[0].last_seq <= after_seq:
             ahead.popleft()
         if not ahead or ahead[0].first_seq > after_seq + 1:
-            self._read(after_seq, limit)
+            self._read(after_seq)
         return list(islice(self._ahead, limit))
 
     def events(self, after_seq: int, *, limit: int) -> list[StoredChunk]:
         """The same of chunks of events alone; fewer do mean that there are no more."""
         return self._of_this_epoch(self.reader.events(after_seq, limit=limit))
 
-    def _read(self, after_seq: int, limit: int) -> None:
-        most = max(limit, min(_MOST, _MOST_BYTES // self._largest))
+    def _read(self, after_seq: int) -> None:
+        most = min(_MOST, max(1, _MOST_BYTES // self._largest))
         self._ahead = deque(self._of_this_epoch(self.reader.chunks(after_seq, limit=most)))
         self._largest = max((len(chunk.body) for chunk in self._ahead), default=self._largest) or 1
 

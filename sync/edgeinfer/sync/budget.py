@@ -152,6 +152,12 @@ class Budget:
         is_paced = self._rule is not None and self._rule.bytes_per_s and priority > Priority.EVENTS
         return min(room, self._paced(priority, now_s)) if is_paced and room else room
 
+    def spare(self, priority: Priority, now_s: float) -> int:
+        """As `Allowance.spare`."""
+        room = self.room(priority, now_s)
+        is_paced = self._rule is not None and self._rule.bytes_per_s and priority > Priority.EVENTS
+        return min(room, int(self._level)) if is_paced else room
+
     def closed(self, priority: Priority) -> bool:
         """Whether it is not the pace that leaves no room: the day's bytes are spent, it is not the hour, or this kind
         may not use this network."""

@@ -146,7 +146,7 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
     gap. `conflict` is not 0 where the console holds another result under that number than this device sent: two
     devices have one name and one buffer. `link`, in hex, is that of the hash chain after result `seq`, where the
     console knows it: a device that has another there must not take this for its own. `duplicates` counts the results
-    of the epoch that came more than once."""
+    of the epoch that came more than once. `bundle`: the console takes so many chunks in one message (0: one alone)."""
 
     epoch: Seq
     seq: Seq
@@ -156,6 +156,7 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
     conflict: Seq = 0
     link: ShortText = ""
     duplicates: Seq = 0
+    bundle: Seq = 0
 
 
 class Assignment(msgspec.Struct, frozen=True):

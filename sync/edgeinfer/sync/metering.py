@@ -82,6 +82,10 @@ class Meter:
             self._grant(now_s)
         return self._budget.room(priority, now_s)
 
+    def spare(self, priority: Priority, now_s: float) -> int:
+        self._look_at_clocks(now_s)
+        return self._budget.spare(priority, now_s)
+
     def closed(self, priority: Priority, now_s: float) -> bool:
         """Whether there is no room, and that not because of the pace."""
         return self.room(priority, now_s) <= 0 and self._budget.closed(priority)

@@ -27,6 +27,7 @@ import msgspec
 
 from edgeinfer.runtime.chunk import EVENTS, RESULTS
 from edgeinfer.runtime.config import Section
+from edgeinfer.sync.bundle import MAX_BUNDLE_CHUNKS
 from edgeinfer.sync.flight import Flight, Sent, Settled
 from edgeinfer.sync.holdings import Holdings
 from edgeinfer.sync.messages import Ack
@@ -51,8 +52,12 @@ PositiveS = Annotated[float, msgspec.Meta(gt=0)]
 class UploadConfig(Section, frozen=True, kw_only=True):
     """How results go up."""
 
-    # Chunks in flight, at most. 16 of 100 results hide a round trip of 100 ms at 16 000 results/s.
+    # Messages in flight, at most. 16 chunks of 100 results hide a round trip of 100 ms at 16 000 results/s.
     window: Count = 16
+    # Chunks of a backlog that go in one message, at most, where the console takes that; 1: each goes alone. With 32 of
+    # them a console has the next transaction's worth while it commits the last. Whoever else reads results from the
+    # broker has to know bundles.
+    bundle: Annotated[int, msgspec.Meta(ge=1, le=MAX_BUNDLE_CHUNKS)] = 32
     # The same in bytes, which bounds memory when chunks are large.
     window_bytes: Count = 4 << 20
     # Silence after which what is in flight is sent again; doubles up to the maximum while nobody answers.
@@ -178,6 +183,14 @@ class UploadSession:
             return self._last_progress_s + self._timeout_s if waits else None
         oldest = next(iter(self._flight))
         return max(self._last_progress_s, oldest.sent_s) + self._timeout_s
+
+    def widen(self, chunks: int) -> None:
+        """A message may hold so many chunks of the backlog from now on."""
+        self._window.widen(chunks)
+
+    def bundle(self, lane: int) -> int:
+        """How many chunks of `lane` go in one message now. Events go alone, and so does what probes."""
+        return self._window.bundle if lane == RESULTS and self.state is State.STREAMING else 1
 
     def want(self, durable_seq: int, lanes: Container[int] = BOTH_LANES) -> Want | None:
         """What to read and send next of a buffer that ends with `durable_seq`, or None when it is time to wait.

@@ -6,34 +6,32 @@ what the console then ignores.
 """
 
 import logging
-import zlib
 from pathlib import Path
 
 import msgspec
 
 from edgeinfer.runtime.buffer_reader import BufferReader
-from edgeinfer.runtime.chunk import EVENTS, LINK_BYTES, NO_LINK, RESULTS, StoredChunk, tombstone
+from edgeinfer.runtime.chunk import EVENTS, NO_LINK, RESULTS, StoredChunk
 from edgeinfer.runtime.errors import BufferStorageError, MessageError
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.runtime.watched import Watched
 from edgeinfer.sync.allowance import UNLIMITED, Allowance, Priority
 from edgeinfer.sync.backlog import Backlog
+from edgeinfer.sync.bundle import BUNDLE, SENT_BYTES, Bundling, Parcel
+from edgeinfer.sync.fitting import Fitting
 from edgeinfer.sync.held import audit_counts, durable_seq
 from edgeinfer.sync.loglimit import LogLimit
 from edgeinfer.sync.messages import MAX_CHUNK_BYTES, Ack, ChunkMessage, decode, encode_chunk, topic
 from edgeinfer.sync.mqtt import Complaint, MqttLink
-from edgeinfer.sync.reasons import PACKET_TOO_LARGE, After, Refusal, after, describe, refusal
+from edgeinfer.sync.reasons import FAILURE, PACKET_TOO_LARGE, After, Refusal, after, describe, refusal
 from edgeinfer.sync.session import AckVerdict, State, UploadSession, Want
 from edgeinfer.sync.settings import SyncConfig
 from edgeinfer.sync.sizing import SizeLimit
-from edgeinfer.sync.splitting import parts
 
 __all__ = ["Uploader"]
 
 _log = logging.getLogger(__name__)
 
-# What a chunk is longer by on the wire than its body, at most: see `messages.encode_chunk`.
-_HEADER_BYTES = 28 + LINK_BYTES
 _STUCK_HINT = (
     "is a console listening, and does the broker take messages of some kB? Smaller ones are not tried: raise its limit"
     " (mosquitto: max_packet_size, message_size_limit)"
@@ -55,11 +53,16 @@ class Uploader:
         self._link = link
         self._allowance = allowance
         self._buffer = Watched(Path(config.runtime_dir) / "buffer.db", BufferReader)
-        self._topics = topic(config.tenant, config.device, "up/res/")
+        self._device_topics = topic(config.tenant, config.device, "")
+        self._topics = self._device_topics + "up/res/"
+        self._bundles = self._device_topics + BUNDLE
+        self._bundling = Bundling(config.upload.bundle)
+        self._bundled = False  # since something was acknowledged
         self._backlog: Backlog | None = None
         self._links: dict[int, bytes] = {}  # after the last number of each chunk that is on its way
         self._session: UploadSession | None = None
         self._sizes = SizeLimit(MAX_CHUNK_BYTES)
+        self._fitting = Fitting(link, self._sizes, topics=self._topics)
         self._quota = 0
         self._persisted = (0, 0, 0)
         self.setbacks = 0
@@ -101,6 +104,7 @@ class Uploader:
         """A new connection: send again from what is acknowledged."""
         self._quota = self._link.send_quota
         self._floor = None
+        self._bundling.connected()
         if self._session is not None:
             self._session.connected(now_s, quota=self._quota)
 
@@ -132,13 +136,14 @@ class Uploader:
             return
         if ack.epoch == session.epoch:
             self._duplicates = max(self._duplicates, ack.duplicates)
+            self._bundling.told(ack.bundle)
             self._look_for_setback(ack, session.acked_seq, now_s)
         before, conflict = session.acked_seq, session.conflict
         verdict = session.acknowledge(self._of_this_buffer(ack, session), now_s)
         self.acknowledged_results += session.acked_seq - before
         if verdict is AckVerdict.PROGRESS:
             self._sizes.progress()
-            self._is_stuck = False
+            self._is_stuck = self._bundled = False
             self._links = {seq: link for seq, link in self._links.items() if seq > session.acked_seq}
         if verdict is AckVerdict.BEYOND and (held := self._limit.admit("beyond", now_s)) is not None:
             _log.warning("event=ack_beyond_sent acked=%d sent=%d held_back=%d", ack.seq, session.through_seq, held)
@@ -280,6 +285,7 @@ class Uploader:
         for complaint in self._link.complaints():
             self._take_complaint(session, complaint, now_s)
         self._judge_silence(session, now_s)
+        session.widen(self._bundling.chunks(now_s))
         while (lanes := self._open_lanes(now_s)) and (want := session.want(backlog.settled_seq, lanes)) is not None:
             if not self._send_wanted(session, backlog, want, now_s):
                 break
@@ -294,38 +300,26 @@ class Uploader:
         is_event = want.lane == EVENTS
         read = backlog.events if is_event else backlog.chunks
         chunks = read(want.after_seq, limit=want.limit)
+        parcel = Parcel(want.lane)
         for chunk in chunks:
-            for part in self._fitting(chunk, now_s):
+            for part in self._fitting.parts(chunk, now_s):
                 if not session.lacks(part.first_seq, part.last_seq):
                     continue
-                if not self._publish(session, part, want.lane, now_s):
-                    return False
-                if session.room(want.lane) < 1 or self._allowance.room(_PRIORITY[want.lane], now_s) <= 0:
-                    return True
-            session.passed(want.lane, chunk.last_seq)
+                raw = self._encoded(session, part)
+                if not self._goes_along(session, parcel, part, raw, now_s):
+                    if not self._publish(session, parcel, now_s):
+                        return False
+                    if self._allowance.room(_PRIORITY[want.lane], now_s) <= 0:
+                        return True
+                parcel.add(part, raw)
+                if session.room(want.lane) <= len(parcel):
+                    return self._publish(session, parcel, now_s)
+            parcel.through = chunk.last_seq
+        if not self._publish(session, parcel, now_s):
+            return False
         if is_event and len(chunks) < want.limit:
             session.passed(EVENTS, backlog.settled_seq)
         return bool(chunks) or is_event
-
-    def _fitting(self, chunk: StoredChunk, now_s: float) -> list[StoredChunk]:
-        """The chunk, in parts where the broker would not take the whole; a tombstone where it is damaged."""
-        chunk = self._undamaged(chunk, now_s)
-        name = self._topics + chunk.pipeline
-
-        def forbidden(part: StoredChunk) -> bool:
-            size = len(part.body) + _HEADER_BYTES
-            return self._sizes.forbids(size, now_s) or not self._link.fits(name, size)
-
-        def allowed(part: StoredChunk) -> bool:
-            return self._sizes.allows(len(part.body) + _HEADER_BYTES, now_s) and not forbidden(part)
-
-        if allowed(chunk):
-            return [chunk]
-        found = parts(chunk, allowed=allowed, forbidden=forbidden)
-        for part in found:
-            if part.pipeline != chunk.pipeline:
-                self._say_given_up(part, "too large", now_s)
-        return found
 
     def _not_counted(self, chunk: StoredChunk, lane: int) -> int:
         """How many of its results go out for the first time. Events may have gone ahead of what lies before them."""
@@ -340,16 +334,41 @@ class Uploader:
             self._ahead = {first_seq for first_seq in self._ahead if first_seq > self._counted}
         return max(0, new)
 
-    def _publish(self, session: UploadSession, chunk: StoredChunk, lane: int, now_s: float) -> bool:
-        message = ChunkMessage(chunk.codec, session.epoch, chunk.first_seq, chunk.n, chunk.crc, chunk.body, chunk.link)
-        raw = encode_chunk(message)
-        if not self._link.publish(self._topics + chunk.pipeline, raw, qos=1, alias=True, more=True):
-            return False
-        self._links[chunk.last_seq] = chunk.link
-        self._allowance.spent(_PRIORITY[lane], len(raw), now_s)
-        self.sent_results += self._not_counted(chunk, lane)
-        self.sent_bytes += len(raw)
-        session.sent(chunk.first_seq, chunk.n, size=len(raw), now_s=now_s, lane=lane)
+    def _encoded(self, session: UploadSession, chunk: StoredChunk) -> bytes:
+        return encode_chunk(
+            ChunkMessage(chunk.codec, session.epoch, chunk.first_seq, chunk.n, chunk.crc, chunk.body, chunk.link)
+        )
+
+    def _goes_along(self, session: UploadSession, parcel: Parcel, chunk: StoredChunk, raw: bytes, now_s: float) -> bool:
+        """Whether `chunk` may go in one message with what is in the parcel."""
+        if not parcel:
+            return True
+        size = parcel.size_with(chunk, raw)
+        return (
+            size <= SENT_BYTES
+            and len(parcel) < session.bundle(parcel.lane)
+            and size <= self._allowance.spare(_PRIORITY[parcel.lane], now_s)
+            and self._sizes.allows(size, now_s)
+            and self._link.fits(self._bundles, size)
+        )
+
+    def _publish(self, session: UploadSession, parcel: Parcel, now_s: float) -> bool:
+        """Send what is in the parcel. False: the link does not take it."""
+        lane = parcel.lane
+        if parcel:
+            rest, raw = parcel.message()
+            if not self._link.publish(self._device_topics + rest, raw, qos=1, alias=True, more=True):
+                return False
+            self._allowance.spent(_PRIORITY[lane], len(raw), now_s)
+            self.sent_bytes += len(raw)
+            for chunk, alone in parcel.chunks:
+                self._links[chunk.last_seq] = chunk.link
+                self.sent_results += self._not_counted(chunk, lane)
+                session.sent(chunk.first_seq, chunk.n, size=len(alone), now_s=now_s, lane=lane)
+            self._bundled |= len(parcel) > 1
+            parcel.clear()
+        if parcel.through:
+            session.passed(lane, parcel.through)
         return True
 
     def _judge_silence(self, session: UploadSession, now_s: float) -> None:
@@ -364,7 +383,9 @@ class Uploader:
             return
         nobody = " subscriber=none" if self._link.unheard else ""
         _log.warning("event=no_acknowledgement acked=%d state=%s%s", session.acked_seq, session.state.value, nobody)
-        if self._sizes.trouble(largest):
+        if self._bundled:
+            self._rest_bundles("no acknowledgement", now_s)
+        elif self._sizes.trouble(largest):
             _log.warning("event=smaller_messages largest=%d reason='no acknowledgement'", largest)
         if not self._link.unheard:
             self._say_stuck()
@@ -381,7 +402,14 @@ class Uploader:
         if not complaint.topic.startswith(self._topics):
             return
         why = refusal(code)
-        if code == PACKET_TOO_LARGE and self._sizes.refused(size, now_s):
+        if complaint.topic == self._bundles and (not complaint.ended or after(code) is After.AGAIN):
+            self._rest_bundles(
+                describe(code) if code else "the connection ends",
+                now_s,
+                long=code >= FAILURE and why is not Refusal.BUSY,
+            )
+            why = Refusal.BUSY if why is Refusal.BUSY else Refusal.TOO_LARGE  # its chunks are tried alone
+        elif code == PACKET_TOO_LARGE and self._sizes.refused(size, now_s):
             _log.warning("event=smaller_messages largest=%d reason=%r", size, describe(code))
         elif code == PACKET_TOO_LARGE:
             why = Refusal.FORBIDDEN
@@ -396,17 +424,7 @@ class Uploader:
         if why is not Refusal.TOO_LARGE and (held := self._limit.admit(f"refused {why}", now_s)) is not None:
             _log.error("event=results_refused reason=%r wait_s=%.1f held_back=%d", self._refused, hold_s, held)
 
-    def _undamaged(self, chunk: StoredChunk, now_s: float) -> StoredChunk:
-        """The chunk as it was written, or a tombstone: the console refuses what has rotted, and what it lacks
-        would keep back all that comes after."""
-        if zlib.crc32(chunk.body) == chunk.crc:
-            return chunk
-        self._say_given_up(chunk, "damaged", now_s)
-        return tombstone(chunk.first_seq, chunk.n, t0_ns=chunk.t0_ns, reason="damaged", link=chunk.link)
-
-    def _say_given_up(self, chunk: StoredChunk, reason: str, now_s: float) -> None:
-        if (held := self._limit.admit(reason, now_s)) is not None:
-            _log.error(
-                "event=chunk_given_up reason=%r first_seq=%d n=%d held_back=%d",
-                reason, chunk.first_seq, chunk.n, held,
-            )  # fmt: skip
+    def _rest_bundles(self, reason: str, now_s: float, *, long: bool = False) -> None:
+        self._bundled = False
+        if self._bundling.rest(now_s, long=long):
+            _log.warning("event=chunks_go_alone reason=%r", reason)

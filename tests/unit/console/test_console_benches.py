@@ -1,9 +1,14 @@
 """Packages that devices are asked to time: who may, what is handed out meanwhile, and what is known afterwards."""
 
-from collections.abc import Iterator
+import asyncio
+import json
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from starlette.applications import Starlette
 
 from consoles import made_package
 from edgeinfer.console.benches import Benches, Found
@@ -13,9 +18,13 @@ from edgeinfer.console.deliveries import BusyError
 from edgeinfer.console.registry import Registry
 from edgeinfer.console.repository import SqliteRepository
 from edgeinfer.console.repository.base import DeviceChange
+from edgeinfer.console.web.device_api import device_routes
 from edgeinfer.runtime.errors import ConfigError, ConsoleError, EdgeInferError, PackageError, SignatureError, UsageError
 from edgeinfer.runtime.trust import SigningKey, open_envelope
 from edgeinfer.sync.messages import BlobRequest, Command, CommandResult, decode
+
+if TYPE_CHECKING:
+    from edgeinfer.console.web.site import Site
 
 KEY, RELEASE = SigningKey(b"k" * 32), SigningKey(b"r" * 32)
 
@@ -123,6 +132,34 @@ def test_what_nobody_waits_for_is_ended_there_too(bench: Bench) -> None:
     assert len(bench.commands) == 2
     assert bench.files() == []
     assert bench.begin() != id_
+
+
+@pytest.mark.parametrize("goes_away", [False, True])
+def test_who_goes_away_before_the_answer_ends_it(bench: Bench, goes_away: bool) -> None:
+    """Ctrl-C while the package is looked at: nobody has heard the id."""
+    site = cast("Site", SimpleNamespace(benches=bench.benches, uploads=bench.folder, max_package_bytes=1 << 20))
+    app = Starlette(routes=device_routes(site, "/api"))
+    said = [{"type": "http.request", "body": bench.file().read_bytes(), "more_body": False}]
+    answers: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        if said:
+            return said.pop()
+        if goes_away:
+            return {"type": "http.disconnect"}
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        answers.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/api/devices/dev-1/bench", "query_string": b"", "headers": []}
+    asyncio.run(app(scope, receive, send))
+    assert answers[0]["status"] == 202
+    id_ = json.loads(answers[1]["body"])["id"]
+    found = bench.benches.found(id_)
+    assert found is not None
+    assert found.ok is (False if goes_away else None)
+    assert [command.ends for command in bench.commands] == ["", id_][: 1 + goes_away]
 
 
 def test_a_device_that_cannot_be_told_goes_on(bench: Bench) -> None:

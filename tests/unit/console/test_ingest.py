@@ -28,6 +28,7 @@ from edgeinfer.runtime.codec import encode as encode_results
 from edgeinfer.runtime.errors import ConsoleError
 from edgeinfer.runtime.results import Kind, Result
 from edgeinfer.runtime.trust import SigningKey
+from edgeinfer.sync.bundle import BUNDLE, MAX_BUNDLE_CHUNKS, encode_bundle
 from edgeinfer.sync.messages import (
     Ack,
     Birth,
@@ -46,6 +47,7 @@ from edgeinfer.sync.messages import (
     parse_topic,
     topic,
 )
+from edgeinfer.sync.sinks.framing import Frame
 from waiting import wait_until
 
 
@@ -369,6 +371,60 @@ def test_one_transaction_holds_no_more_results_than_it_may(bench: Bench, monkeyp
         bench.hears_chunk(first_seq, 2)
     assert [bench.ingest.turn(0) for _ in range(4)] == [3, 3, 1, 0]
     assert bench.line.acks()[-1].seq == 14
+
+
+def bundled(*messages: tuple[str, bytes]) -> bytes:
+    return encode_bundle([Frame(parse_topic(name).rest, payload) for name, payload in messages])
+
+
+def test_a_bundle_is_its_messages_and_whoever_acknowledges_says_that_it_takes_them(bench: Bench) -> None:
+    bench.hears(BUNDLE, bundled(*bench.chunks(1, 5), *bench.chunks(6, 5), *bench.chunks(6, 5), *bench.chunks(21, 5)))
+    assert bench.ingest.turn(0) == 4
+    (ack,) = bench.line.acks()
+    assert (ack.seq, ack.gaps, ack.highest, ack.duplicates) == (10, ((11, 20),), 25, 5)
+    assert ack.bundle == MAX_BUNDLE_CHUNKS
+
+
+def test_a_transaction_that_is_full_in_the_middle_of_a_bundle_goes_on_in_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeinfer.console.ingest._MAX_BATCH_RESULTS", 5)
+    bench.hears(BUNDLE, bundled(*(message for seq in range(1, 14, 2) for message in bench.chunks(seq, 2))))
+    bench.hears_chunk(15, 2)
+    assert [bench.ingest.turn(0) for _ in range(4)] == [3, 3, 2, 0]
+    assert [ack.seq for ack in bench.line.acks()] == [6, 12, 16]
+
+
+def test_what_is_bad_in_a_bundle_is_refused_alone_and_a_bad_bundle_as_a_whole(bench: Bench) -> None:
+    good = bundled(*bench.chunks(1, 5))
+    bad = (topic("t", "dev-1", "up/res/p"), b"EI is no chunk, though it begins like one")
+    bench.hears(BUNDLE, bundled(*bench.chunks(6, 5), bad, *bench.chunks(11, 5)))
+    bench.hears(BUNDLE, good[:-1])
+    bench.hears(BUNDLE, bundled((topic("t", "dev-1", BUNDLE), good)))
+    bench.hears(BUNDLE, bundled((topic("t", "dev-1", "up/state"), b"{}")))
+    bench.ingest.turn(0)
+    (ack,) = bench.line.acks()
+    assert (ack.seq, ack.highest) == (0, 15)
+    assert [refusal.topic for refusal in bench.repository.refusals(limit=10)] == [
+        topic("t", "dev-1", rest) for rest in (BUNDLE, BUNDLE, BUNDLE, "up/res/p")
+    ]
+
+
+def test_what_waits_of_a_bundle_while_nothing_can_be_stored_is_stored_later(bench: Bench) -> None:
+    bench.hears(BUNDLE, bundled(*bench.chunks(1, 5), *bench.chunks(6, 5)))
+    bench.repository.failures = 1
+    with pytest.raises(StorageError):
+        bench.ingest.turn(0)
+    assert bench.line.acks() == []
+    assert bench.ingest.turn(0) == 2
+    assert bench.line.acks()[-1].seq == 10
+
+
+def test_a_bundle_that_is_delivered_by_another_way_is_refused(bench: Bench) -> None:
+    bench.ingest.start()
+    assert bench.ingest.deliver([(topic("t", "dev-1", BUNDLE), bundled(*bench.chunks(1, 5)))], timeout_s=60) == {}
+    bench.ingest.stop()
+    assert "expected a bundle from the broker" in bench.repository.refusals(limit=1)[0].reason
 
 
 def test_messages_are_read_outside_the_transaction_and_what_comes_meanwhile_shares_it(

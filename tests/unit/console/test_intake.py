@@ -9,7 +9,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeinfer.console.intake import Evicted, Inbound, Results, Undecodable, read_message
+from edgeinfer.console.intake import Evicted, Inbound, Results, Undecodable, read_message, unbundled
 from edgeinfer.runtime.chunk import COLUMNS, JSON, StoredChunk
 from edgeinfer.runtime.codec import decode, encode
 from edgeinfer.runtime.errors import MessageError
@@ -24,6 +24,7 @@ _RESTS = [
     "up/get",
     "up/res/door",
     "up/res/_evicted",
+    "up/res/_bundle",
     "up/job/j",
     "up/blob",
     "up/log",
@@ -59,6 +60,14 @@ def _read(topic: str, payload: bytes) -> Inbound | None:
         return read_message(topic, payload, tenant="default")
     except MessageError:
         return None
+
+
+@given(_TOPICS, st.binary(max_size=300))
+def test_a_bundle_never_speaks_for_another_device_or_of_anything_but_results(topic: str, payload: bytes) -> None:
+    for name, part in unbundled(topic, payload):
+        if (name, part) != (topic, payload):
+            assert messages.parse_topic(name).device == "dev-1"
+            assert messages.parse_topic(name).rest in {"up/res/door", "up/res/_evicted"}
 
 
 @given(_TOPICS, st.binary(max_size=300) | _DOCUMENTS)

@@ -29,7 +29,16 @@ def test_a_sound_device(profile: Profile) -> None:
 
 
 def test_a_clock_at_1970(profile: Profile) -> None:
-    assert "timedatectl" in bad(check_device(profile, now_s=12.0))["clock"].mend
+    clock = bad(check_device(profile, now_s=12.0))["clock"]
+    assert clock.detail == "1970-01-01 00:00:12 UTC"
+    assert "timedatectl" in clock.mend
+
+
+def test_one_core_is_one(profile: Profile) -> None:
+    details = {
+        count: check_device(msgspec.structs.replace(profile, cores=count), now_s=NOW_S)[0].detail for count in (1, 2)
+    }
+    assert details == {1: "1024 MiB, 1 core", 2: "1024 MiB, 2 cores"}
 
 
 def test_little_memory_and_no_engine(profile: Profile) -> None:

@@ -133,7 +133,10 @@ def test_a_version_with_other_channels_is_refused_where_the_source_gives_those_o
         with pytest.raises(ConfigError, match="takes the channels y, x, and the source gives x, y"):
             check_same_channels("p", source, before, after)
         check_same_channels("p", source, before, before)
-        check_same_channels("p", source, WindowPre(4), after)
+        with pytest.raises(ConfigError, match="takes the channels y, x, and the source gives what a version took that"):
+            check_same_channels("p", source, WindowPre(4), after)
+        with pytest.raises(ConfigError, match="takes the channels as they come, and the source gives x, y"):
+            check_same_channels("p", source, before, WindowPre(4))
     with pytest.raises(ConfigError, match="takes the channels y, x, and the source gives x, y"):
         check_same_channels("p", source_of("csv", KINDS["csv"][0]), before, after)
 
@@ -147,6 +150,25 @@ def test_renamed_channels_are_taken_where_they_go_by_position() -> None:
     assert "list the source's columns" in caught.value.hint
     listed = source_of("topic", "topic = 't'\ncolumns = ['one', 'two']")
     check_same_channels("p", listed, before, after)
+
+
+def test_a_number_whose_name_is_known_is_not_taken_at_another_place() -> None:
+    """A device that writes no header gives the same either way; one that does would give others after a restart."""
+    port = source_of("serial", "device = '/dev/tty'")
+    for after in (("y", "x"), ("x", "b"), ("b", "y")):
+        with pytest.raises(ConfigError, match="gives x, y"):
+            check_same_channels("p", port, WindowPre(4, ("x", "y")), WindowPre(4, after))
+
+
+def test_listed_columns_that_a_version_without_names_took_as_they_are() -> None:
+    listed = source_of("csv", KINDS["csv"][0])
+    for other in (("x", "y"), ("a", "b"), ()):
+        check_same_channels("p", listed, WindowPre(4), WindowPre(4, other))
+        check_same_channels("p", listed, WindowPre(4, other), WindowPre(4))
+    with pytest.raises(ConfigError, match="takes the channels y, x"):
+        check_same_channels("p", listed, WindowPre(4), WindowPre(4, ("y", "x")))
+    with pytest.raises(ConfigError, match="as they come"):
+        check_same_channels("p", listed, WindowPre(4, ("y", "x")), WindowPre(4))
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(("b", "a"), [2.0, 1.0]), (("b",), [2.0]), ((), [1.0, 2.0])])
@@ -202,6 +224,14 @@ def test_lines_go_by_their_header_where_there_is_one() -> None:
         CsvLines((), ",", channels=("y", "x")).parse("x,time")
 
 
+def test_a_header_in_other_letters_or_with_a_name_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="found Y, X, without y, x"):
+        CsvLines((), ",", channels=("y", "x")).parse("Y, X")
+    for columns in ((), ("x", "y")):
+        with pytest.raises(ConfigError, match="the header: expected one column 'x', found 2"):
+            CsvLines(columns, ",", channels=("y", "x")).parse("x,x,y")
+
+
 def test_numbers_are_no_header_whatever_the_channels_are_called() -> None:
     assert CsvLines((), ",", channels=("1", "2")).parse("2,1") == [2.0, 1.0]
 
@@ -233,6 +263,30 @@ def test_a_file_that_lacks_some_is_refused(tmp_path: Path, header: str) -> None:
     assert "list its own columns" in caught.value.hint
     listed = source_of("csv", f"path = '{tmp_path}/a.csv'\ncolumns = {header.split(',')[1:]}", window=1)
     assert rows_of(listed, ("x", "q")) == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("header", ["t, x ,y", '\ufeffx,t," y"', " y,x,x2"])
+def test_spaces_around_names_and_a_mark_before_them_are_no_part_of_them(tmp_path: Path, header: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}\n1,2,3\n", encoding="utf-8")
+    names = [name.strip('\ufeff" ') for name in header.split(",")]
+    wanted = [[float(names.index(name) + 1) for name in ("y", "x")]]
+    for columns in ("", "columns = ['y', 'x']"):
+        source = source_of("csv", f"path = '{tmp_path}/a.csv'\n{columns}", window=1)
+        assert rows_of(source, ("y", "x")) == wanted
+
+
+def test_spaces_that_are_asked_for_count(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x, x\n1,2\n")
+    source = source_of("csv", f"path = '{tmp_path}/a.csv'\ncolumns = [' x']", window=1)
+    assert rows_of(source, ()) == [[2.0]]
+
+
+@pytest.mark.parametrize("columns", ["", "columns = ['x', 'y']"])
+def test_a_file_with_a_name_twice_is_refused(tmp_path: Path, columns: str) -> None:
+    (tmp_path / "a.csv").write_text("x,y,x,z,z\n1,2,3,4,4\n")
+    source = source_of("csv", f"path = '{tmp_path}/a.csv'\n{columns}", window=1)
+    with pytest.raises(ConfigError, match="expected one column 'x', found 2"):
+        rows_of(source, ("x", "y"))
 
 
 def test_an_iio_device_gives_those_that_the_package_names(tmp_path: Path) -> None:

@@ -138,6 +138,18 @@ def test_the_pace_holds_back_all_but_events_and_what_is_large_waits_the_longer()
     assert budget.room(Priority.RESULTS, 4.1) > 0
 
 
+def test_no_more_is_put_together_than_makes_nobody_wait() -> None:
+    budget = budget_on(NetworkConfig(kind="cellular", bytes_per_s=1000))
+    assert budget.spare(Priority.RESULTS, 0.0) == 1000
+    spend(budget, Priority.RESULTS, 400)
+    assert budget.spare(Priority.RESULTS, 0.0) == 600
+    assert budget.spare(Priority.EVENTS, 0.0) > 1000
+    spend(budget, Priority.RESULTS, 5000)
+    assert budget.spare(Priority.RESULTS, 0.0) <= 0
+    unpaced = budget_on(NetworkConfig(kind="cellular"))
+    assert unpaced.spare(Priority.RESULTS, 0.0) == unpaced.room(Priority.RESULTS, 0.0)
+
+
 def test_what_comes_after_results_never_goes_while_results_wait() -> None:
     budget, now_s, results, blobs = budget_on(NetworkConfig(kind="wifi", bytes_per_s=1000)), 0.0, 0, 0
     for _ in range(2000):

@@ -67,6 +67,8 @@ class Room:
     def room(self, priority: Priority, _now_s: float) -> int:
         return 1 << 62 if priority <= self.up_to else 0
 
+    spare = room
+
     def spent(self, priority: Priority, size: int, _now_s: float) -> None:
         self.bytes[priority] = self.bytes.get(priority, 0) + size
 

@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import cast
 
-from hypothesis import settings
+import msgspec
+from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -33,9 +34,11 @@ from edgeinfer.sync.mqtt import MqttLink
 from edgeinfer.sync.session import UploadConfig, UploadSession
 from edgeinfer.sync.settings import SyncConfig
 from edgeinfer.sync.uploader import Uploader
-from upload_models import PIPELINE, ROOMY, ModelBuffer, ModelDb, ModelLink
+from upload_models import PIPELINE, ROOMY, ModelBuffer, ModelDb, ModelLink, Payload
 
-CONFIG = UploadConfig(window=6, ack_timeout_s=5.0, ack_timeout_max_s=20.0, gap_retry_s=1.0, persist_interval_s=2.0)
+CONFIG = UploadConfig(
+    window=4, bundle=4, ack_timeout_s=5.0, ack_timeout_max_s=20.0, gap_retry_s=1.0, persist_interval_s=2.0
+)
 # Few, so that an acknowledgement that does not name all gaps is seen often.
 GAPS_NAMED = 3
 
@@ -48,9 +51,9 @@ class ModelConsole:
         self.stored: dict[int, int] = {}
         self.inbox: list[bytes] = []
 
-    def commit(self) -> None:
-        """One transaction over all that has come."""
-        for raw in self.inbox:
+    def commit(self, most: int | None = None) -> None:
+        """One transaction over the first `most` that have come, or all."""
+        for raw in self.inbox[:most]:
             chunk = decode_chunk(raw)
             if chunk.codec == TOMBSTONE:
                 self.ledger.evict(chunk.first_seq, chunk.n)
@@ -60,7 +63,7 @@ class ModelConsole:
                 for seq in range(first, last + 1):
                     assert seq not in self.stored, "stored twice"
                     self.stored[seq] = numbers[seq - chunk.first_seq]
-        self.inbox.clear()
+        del self.inbox[:most]
 
     def crash(self) -> None:
         """In the middle of a transaction."""
@@ -89,10 +92,10 @@ class DatabaseConsole:
         self.known = Known(self.repository, LimitsConfig())
         self.inbox: list[bytes] = []
 
-    def commit(self) -> None:
+    def commit(self, most: int | None = None) -> None:
         with self.repository.transaction():
-            self._batch().write()
-        self.inbox.clear()
+            self._batch(most).write()
+        del self.inbox[:most]
 
     def crash(self) -> None:
         """In the middle of a transaction; what is started anew knows what is on the disk."""
@@ -121,9 +124,9 @@ class DatabaseConsole:
         assert len({row.seq for row in rows}) == len(rows), "stored twice"
         return {row.seq: row.frame for row in rows}
 
-    def _batch(self) -> Batch:
+    def _batch(self, most: int | None = None) -> Batch:
         batch = Batch(self.repository, self.known, cast("Deployer", None), tenant="default", t_ns=0)
-        for raw in self.inbox:
+        for raw in self.inbox[:most]:
             pipeline = EVICTED_PIPELINE if decode_chunk(raw).codec == TOMBSTONE else PIPELINE
             batch.add(topic("default", "dev-1", f"up/res/{pipeline}"), raw)
         assert not batch.refusals, batch.refusals
@@ -143,6 +146,8 @@ class Delivery(RuleBasedStateMachine):
         self.link = ModelLink()
         self.console = self.new_console()
         self.down: list[Ack] = []
+        self.takes = 0  # chunks in a message, by what stands behind the broker now
+        self.told = 0  # and by what the agent heard of it on this connection
         self.acked = 0
         self.lost_at_first = 0
         self.handed_in: set[int] = set()
@@ -164,9 +169,12 @@ class Delivery(RuleBasedStateMachine):
 
     # -- the device -------------------------------------------------------------------------------------------
 
-    @initialize(backlog=st.lists(st.integers(1, 4), max_size=12), lost=st.integers(0, 3))
-    def begins_with(self, backlog: list[int], lost: int) -> None:
+    @initialize(
+        backlog=st.lists(st.integers(1, 4), max_size=40), lost=st.integers(0, 3), takes=st.sampled_from([0, 2, 64, 64])
+    )
+    def begins_with(self, backlog: list[int], lost: int, takes: int) -> None:
         self.lost_at_first = lost
+        self.takes = takes
         for n in backlog:
             self.buffer.append([0] * n, RESULTS)
 
@@ -175,6 +183,11 @@ class Delivery(RuleBasedStateMachine):
     )
     def produce(self, sizes: list[int], lane: int) -> None:
         self.buffer.append(sizes, lane)
+
+    @rule(chunks=st.integers(8, 30))
+    def was_offline_for_long(self, chunks: int) -> None:
+        for number in range(chunks):
+            self.buffer.append([0] * (1 + number % 3), RESULTS)
 
     @precondition(lambda self: self.buffer.rows)
     @rule(data=st.data())
@@ -187,13 +200,17 @@ class Delivery(RuleBasedStateMachine):
 
     @rule()
     def step(self) -> None:
+        before = len(self.link.up)
         self.uploader.step(self.now_s)
+        for message in self.link.up[before:]:
+            assert not message.is_bundle or 2 <= len(message.chunks) <= min(self.told, CONFIG.bundle)
+            event(f"chunks in a message: {len(message.chunks)}")
 
     @rule()
     def device_crashes(self) -> None:
         self.uploader = self.new_uploader()
         self.link.connected = False
-        self.acked = 0
+        self.acked = self.told = 0
 
     @rule(step_s=st.sampled_from([0.1, 1.5, 6.0, 25.0, 700.0]))
     def time_passes(self, step_s: float) -> None:
@@ -205,6 +222,7 @@ class Delivery(RuleBasedStateMachine):
     def connect(self) -> None:
         if not self.link.connected:
             self.link.connected = True
+            self.told = 0
             self.uploader.connected(self.now_s)
             assert self.session is None or self.session.in_flight == 0, "nothing is in flight on a new connection"
 
@@ -213,7 +231,8 @@ class Delivery(RuleBasedStateMachine):
     def lose_connection(self, code: int, keeps: bool, is_noticed: bool) -> None:
         """What the broker already has may still reach the console. The agent may see only the next connection."""
         if self.link.up:
-            self.link.complain(code, max(map(len, self.link.up)), ended=True)
+            largest = max(self.link.up, key=len)
+            self.link.complain(code, len(largest), ended=True, topic=largest.topic)
         if not keeps:
             self.link.up.clear()
         self.link.connected = False
@@ -229,19 +248,25 @@ class Delivery(RuleBasedStateMachine):
         if fate == "twice":
             self.link.up.append(raw)
         if fate != "lost":
-            self.console.inbox.append(raw)
+            self.arrive(raw)
 
     @precondition(lambda self: self.link.up)
     @rule()
     def deliver_all_in_order(self) -> None:
-        self.console.inbox += self.link.up
+        self.arrive(*self.link.up)
         self.link.up.clear()
+
+    def arrive(self, *messages: Payload) -> None:
+        """A console that knows no bundles refuses them."""
+        for message in messages:
+            if self.takes or not message.is_bundle:
+                self.console.inbox += message.chunks
 
     @precondition(lambda self: self.link.up)
     @rule(data=st.data(), code=st.sampled_from([0x97, 0x87, 0x95, 0x99, 0x80]))
     def broker_refuses(self, data: st.DataObject, code: int) -> None:
         raw = self.link.up.pop(data.draw(st.integers(0, len(self.link.up) - 1)))
-        self.link.complain(code, len(raw))
+        self.link.complain(code, len(raw), topic=raw.topic)
 
     @rule(limit=st.sampled_from([ROOMY, ROOMY, 250]))
     def broker_names_a_limit(self, limit: int) -> None:
@@ -258,7 +283,11 @@ class Delivery(RuleBasedStateMachine):
         if fate == "twice":
             self.down.append(ack)
         if fate != "lost":
-            self.uploader.acknowledge(encode(ack), self.now_s)
+            self.hear(ack)
+
+    def hear(self, ack: Ack) -> None:
+        self.told = ack.bundle
+        self.uploader.acknowledge(encode(ack), self.now_s)
 
     @precondition(lambda self: self.buffer.written)
     @rule(data=st.data())
@@ -280,7 +309,33 @@ class Delivery(RuleBasedStateMachine):
             return
         self.console.commit()
         if not crash:
-            self.down.append(self.console.ack())
+            self.down.append(self.answer())
+
+    @rule(most=st.integers(1, 5))
+    def console_takes_some(self, most: int) -> None:
+        """As where a transaction is full in the middle of a bundle."""
+        self.console.commit(most)
+        self.down.append(self.answer())
+
+    @rule(takes=st.sampled_from([0, 2, 64]))
+    def console_is_exchanged(self, takes: int) -> None:
+        """By an older or a newer one with the same database."""
+        self.console.crash()
+        self.takes = takes
+
+    def answer(self) -> Ack:
+        return msgspec.structs.replace(self.console.ack(), bundle=self.takes)
+
+    @rule(rounds=st.integers(1, 5), ends_well=st.booleans())
+    def all_goes_well(self, rounds: int, *, ends_well: bool) -> None:
+        """For some round trips, which open the window; the last one may be under way."""
+        self.connect()
+        for number in range(rounds):
+            self.step()
+            if ends_well or number < rounds - 1:
+                self.deliver_all_in_order()
+                self.console.commit()
+                self.hear(self.answer())
 
     @rule(seq=st.integers(0, 100), epoch=st.sampled_from([6, 8]))
     def a_stranger_acknowledges(self, seq: int, epoch: int) -> None:
@@ -296,7 +351,7 @@ class Delivery(RuleBasedStateMachine):
         assert session is not None
         lie = session.through_seq + beyond
         session.acknowledge(Ack(7, lie, highest=lie + ahead), self.now_s)
-        assert session.acked_seq <= self.link.sent_through()
+        assert session.acked_seq <= self.link.sent_through(besides=self.handed_in)
 
     # -- what must hold ---------------------------------------------------------------------------------------
 
@@ -315,7 +370,7 @@ class Delivery(RuleBasedStateMachine):
     def the_window_is_kept(self) -> None:
         session = self.session
         if session is not None:
-            assert session.in_flight <= CONFIG.window + 1
+            assert session.in_flight <= CONFIG.window * CONFIG.bundle + 1
             assert session.acked_seq <= session.through_seq <= session.sent_seq <= self.buffer.made
 
     def teardown(self) -> None:
@@ -347,10 +402,10 @@ class Delivery(RuleBasedStateMachine):
             self.uploader.step(self.now_s)
             if not patience:
                 self.link.up, lost = self.link.up[lost:], 0
-            self.console.inbox += self.link.up
+            self.arrive(*self.link.up)
             self.link.up.clear()
             self.console.commit()
-            self.uploader.acknowledge(encode(self.console.ack()), self.now_s)
+            self.hear(self.answer())
             self.now_s += (0.5 if number % 10 else 70.0) if patience else 0.001
 
     def in_words(self) -> str:

@@ -297,6 +297,8 @@ def test_what_nothing_may_be_spent_on_is_not_sent(folder: Path, buffer: Buffer) 
         def room(self, _priority: Priority, _now_s: float) -> int:
             return max(0, self.left)
 
+        spare = room
+
         def spent(self, _priority: Priority, size: int, _now_s: float) -> None:
             self.left -= size
 

@@ -66,6 +66,49 @@ def test_a_window_never_closes() -> None:
     assert window.size == 1
 
 
+def opened_wide(*, chunks: int = 4) -> Window:
+    window = Window()
+    window.opened(limit=16)
+    window.widen(chunks)
+    return window
+
+
+def test_messages_hold_more_as_the_window_grows_beyond_their_number() -> None:
+    window = opened_wide()
+    found = []
+    for now_s in range(6):
+        found.append((window.size, window.bundle))
+        window.acknowledged(window.size, sent_s=now_s, now_s=now_s + 0.1)
+    assert found == [(4, 1), (8, 1), (16, 1), (32, 2), (64, 4), (64, 4)]
+
+
+def test_where_single_chunks_fill_the_line_it_grows_no_further() -> None:
+    window = opened_wide()
+    window.acknowledged(4, sent_s=0.0, now_s=0.1)
+    window.acknowledged(8, sent_s=1.0, now_s=1.3)
+    assert window.size == 16
+    for now_s in range(2, 9):
+        window.acknowledged(16, sent_s=now_s, now_s=now_s + 0.5)
+    assert (window.size, window.bundle) == (16, 1)
+
+
+def test_half_a_second_of_queue_narrows_what_is_wide_and_nothing_else() -> None:
+    window = opened_wide()
+    for now_s in range(5):
+        window.acknowledged(window.size, sent_s=now_s, now_s=now_s + 0.1)
+    for sent_s, size in ((10.0, 32), (20.0, 16), (30.0, 16)):
+        window.acknowledged(1, sent_s=sent_s, now_s=sent_s + 0.7)
+        assert window.size == size
+
+
+def test_single_chunks_from_now_on_narrow_it_at_once() -> None:
+    window = opened_wide()
+    for now_s in range(5):
+        window.acknowledged(window.size, sent_s=now_s, now_s=now_s + 0.1)
+    window.widen(1)
+    assert (window.size, window.bundle) == (16, 1)
+
+
 # -- sizes --------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from edgeinfer.sync.settings import SyncConfig
 from edgeinfer.sync.uploader import Uploader
 from upload_models import ModelBuffer, ModelDb, ModelLink
 
-CONFIG = UploadConfig(window=16, ack_timeout_s=10.0, persist_interval_s=2.0)
+CONFIG = UploadConfig(window=16, bundle=16, ack_timeout_s=10.0, persist_interval_s=2.0)
 
 
 class Bench:
@@ -23,6 +23,7 @@ class Bench:
     def __init__(self, allowance: Allowance = UNLIMITED) -> None:
         self.buffer, self.db, self.link = ModelBuffer(), ModelDb(), ModelLink()
         self.allowance = allowance
+        self.now_s = 0.0
         self.uploader = self.restart()
 
     def restart(self) -> Uploader:
@@ -38,7 +39,21 @@ class Bench:
         """What a step brings out."""
         self.link.up.clear()
         self.uploader.step(now_s)
-        return [decode_chunk(raw) for raw in self.link.up]
+        return [decode_chunk(raw) for message in self.link.up for raw in message.chunks]
+
+    def drain(self, *, rounds: int, takes: int = 64) -> list[int]:
+        """Over so many round trips, each a tenth of a second, after which nothing is in flight; how many chunks each
+        message held in the last."""
+        for _ in range(rounds):
+            self.sent(self.now_s)
+            self.now_s += 0.1
+            through = self.link.sent_through()
+            self.acknowledge(Ack(7, through, bundle=takes), self.now_s)
+        return self.held()
+
+    def held(self) -> list[int]:
+        """How many chunks each message of the last step held."""
+        return [len(message.chunks) for message in self.link.up]
 
     def acknowledge(self, ack: Ack, now_s: float = 0.1) -> None:
         self.uploader.acknowledge(encode(ack), now_s)
@@ -54,6 +69,8 @@ class Turnpike:
 
     def room(self, priority: Priority, _now_s: float) -> int:
         return self.budget if priority in self.open else 0
+
+    spare = room
 
     def spent(self, priority: Priority, size: int, _now_s: float) -> None:
         self.paid.append((priority, size))
@@ -413,3 +430,125 @@ def test_the_floor_is_where_the_buffer_begins() -> None:
     bench.buffer.drop(10)
     bench.sent()
     assert bench.uploader.floor() == {"7": 11}
+
+
+# -- several in one message ---------------------------------------------------------------------------------------
+
+
+def backlog(chunks: int = 2000, allowance: Allowance = UNLIMITED, *, ballast: int = 0) -> Bench:
+    bench = Bench(allowance)
+    for _ in range(chunks):
+        bench.buffer.append([ballast], RESULTS)
+    return bench
+
+
+def test_a_backlog_goes_in_bundles_once_the_window_has_opened() -> None:
+    bench = backlog()
+    assert bench.drain(rounds=1) == [1] * 4
+    held = bench.drain(rounds=7)
+    assert (sum(held), max(held)) == (256, 16)
+    assert len(held) <= 20, "a message more where what was read ahead ends"
+
+
+def test_a_console_that_says_nothing_of_bundles_gets_none() -> None:
+    assert backlog().drain(rounds=8, takes=0) == [1] * 16
+
+
+def test_a_console_gets_no_more_in_one_than_it_takes() -> None:
+    held = backlog().drain(rounds=8, takes=3)
+    assert (sum(held), max(held)) == (48, 3)
+
+
+def test_another_connection_has_to_be_told_anew() -> None:
+    bench = backlog()
+    assert max(bench.drain(rounds=6)) > 1
+    bench.uploader.lost()
+    bench.uploader.connected(bench.now_s)
+    assert bench.drain(rounds=1) == [1] * 4
+
+
+def test_what_trickles_and_what_is_an_event_goes_alone() -> None:
+    bench = backlog(300)
+    bench.drain(rounds=5)
+    for _ in range(5):
+        bench.buffer.append([0], EVENTS)
+    assert numbers(bench.sent(bench.now_s))[:5] == [(seq, 1) for seq in range(301, 306)]
+    assert bench.held()[:5] == [1] * 5
+    assert max(bench.held()) > 1
+    bench.drain(rounds=5)
+    assert bench.uploader.acked_seq == 305
+    bench.buffer.append([0], RESULTS)
+    assert numbers(bench.sent(bench.now_s)) == [(306, 1)]
+    assert not bench.link.up[0].is_bundle
+
+
+def test_a_bundle_costs_no_more_than_is_left() -> None:
+    turnpike = Turnpike(Priority.RESULTS)
+    bench = backlog(allowance=turnpike)
+    bench.drain(rounds=8)
+    turnpike.budget = 3000
+    bench.sent(bench.now_s)
+    largest = max(len(raw) for message in bench.link.up for raw in message.chunks)
+    assert 3000 - largest < sum(map(len, bench.link.up)) < 3000 + largest, "the last one may overdraw, and goes alone"
+    assert bench.held()[0] > 1
+
+
+def test_a_bundle_is_no_larger_than_brokers_take() -> None:
+    bench = backlog(400, ballast=20_000)
+    bench.drain(rounds=5)
+    bench.sent(bench.now_s)
+    assert 1 < max(bench.held()) < 16
+    assert max(map(len, bench.link.up)) <= 96 << 10
+    bench.acknowledge(Ack(7, bench.link.sent_through(), bundle=64), bench.now_s)
+    bench.link.limit = 50_000
+    bench.sent(bench.now_s)
+    assert max(bench.held()) > 1
+    assert max(map(len, bench.link.up)) <= 50_000
+
+
+@pytest.mark.parametrize(("code", "ended"), [(0x95, False), (0x95, True), (0x87, False), (0x99, False)])
+def test_a_bundle_that_is_refused_goes_in_single_chunks_that_are_not_split(code: int, *, ended: bool) -> None:
+    bench = backlog()
+    bench.drain(rounds=6)
+    bench.sent(bench.now_s)
+    refused, acked = next(message for message in bench.link.up if message.is_bundle), bench.uploader.acked_seq
+    bench.link.complain(code, len(refused), ended=ended, topic=refused.topic)
+    if ended:
+        bench.uploader.lost()
+        bench.uploader.connected(bench.now_s)
+    bench.sent(bench.now_s)
+    bench.now_s += 10.0
+    assert set(bench.drain(rounds=8)) == {1}
+    assert bench.uploader.acked_seq > acked + 8
+    assert {chunk.n for chunk in bench.sent(bench.now_s)} == {1}
+
+
+def test_a_quota_that_is_used_up_slows_bundles_down_as_it_does_chunks() -> None:
+    bench = backlog()
+    assert max(bench.drain(rounds=8)) == 16
+    bench.sent(bench.now_s)
+    bench.link.complain(0x97, 1000, topic=bench.link.up[0].topic)
+    assert bench.sent(bench.now_s) == []
+    assert bench.uploader.trouble
+
+
+def test_silence_after_bundles_ends_them_for_a_while() -> None:
+    bench = backlog()
+    assert max(bench.drain(rounds=6)) > 1
+    bench.sent(bench.now_s)
+    bench.now_s += 30.0
+    assert set(bench.drain(rounds=8)) == {1}
+    bench.now_s += 60.0
+    assert max(bench.drain(rounds=8)) > 1
+
+
+def test_what_the_link_does_not_take_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = backlog()
+    bench.drain(rounds=6)
+    acked = bench.uploader.acked_seq
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.link, "publish", lambda *_, **__: False)
+        bench.sent(bench.now_s)
+        assert not bench.uploader.busy
+    assert bench.sent(bench.now_s)[0].first_seq == acked + 1
+    assert max(bench.held()) > 1

@@ -250,12 +250,12 @@ class BitReader:
 
 def _read_unary(total: int, unary: bytes) -> Integers:
     """`total` numbers below CLASSES."""
-    if total > 8 * len(unary):
-        raise CodecError(f"expected a chunk of at least {total} bits, found {8 * len(unary)}")
+    # Before memory is taken for the place of each bit.
+    found = int.from_bytes(unary).bit_count()
+    if found != total or len(unary) > (CLASSES * total + 7) // 8 or unary.endswith(b"\x00"):
+        raise CodecError(f"expected {total} numbers in the chunk, found {found} in {len(unary)} bytes")
     # Places are found in booleans several times as fast as in numbers.
     (ones,) = np.unpackbits(np.frombuffer(unary, dtype=np.uint8)).view(np.bool_).nonzero()
-    if len(ones) != total or len(unary) != (int(ones[-1]) // 8 + 1 if total else 0):
-        raise CodecError(f"expected {total} numbers in the chunk, found {len(ones)}")
     ones[1:] -= ones[:-1] + 1
     if total and int(np.maximum.reduce(ones)) >= CLASSES:
         raise CodecError("the chunk has a number of more than 64 bits")

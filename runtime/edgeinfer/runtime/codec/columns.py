@@ -98,7 +98,8 @@ def _pack_reals(name: str, values: list[float]) -> tuple[_Column, bytes]:
     reals = np.array(values, dtype=np.float64)
     if bool(np.all((reals >= 0.0) & (reals <= 1.0))):
         return _pack(name, _UNIT, np.rint(reals * _UNIT_STEPS).astype(np.int64))
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and comes back so
+    # Beyond float32 is infinite, and comes back so; a NaN may be one that signals.
+    with np.errstate(over="ignore", invalid="ignore"):
         bits = reals.astype(np.float32).view(np.uint32)
     return _pack(name, _FLOAT, bits.astype(np.int64))
 

@@ -43,7 +43,7 @@ def fixed(values: Floats) -> Integers:
 
 def singles(values: Floats) -> Integers:
     """float32 bits. What is beyond float32 becomes infinite."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # invalid: a NaN may be one that signals
         bits = values.astype(np.float32).view(np.int32).astype(np.int64)
     magnitudes = bits & _MAGNITUDE
     return np.where(bits < 0, -magnitudes, magnitudes)

@@ -66,13 +66,13 @@ def _check_places(names: tuple[str, ...], channels: tuple[str, ...]) -> None:
 
 
 def check_same_channels(pipeline: str, source: SensorSource, before: Preprocess, after: Preprocess) -> None:
-    """Raises ConfigError where a new version names other channels than the one before, and the source was opened to
-    give those: it goes on as it is."""
+    """Raises ConfigError where a source that was opened for a package that declares `before` would give other rows if
+    it were opened for a new version, which declares `after`: it goes on as it is."""
     old, new = declared_channels(before), declared_channels(after)
-    if old and new and _row(source, old) != _row(source, new):
+    if not _is_same_row(source, old, new):
         raise ConfigError(
-            f"pipeline {pipeline!r}: the new version takes the channels {', '.join(new)}, "
-            f"and the source gives {', '.join(old)}",
+            f"pipeline {pipeline!r}: the new version takes the channels {', '.join(new) or 'as they come'}, "
+            f"and the source gives {', '.join(old) or 'what a version took that names none'}",
             hint="make it with the channels of the version before, in their order, or list the source's columns in the "
             "configuration under names of their own: they are taken by position then",
         )
@@ -93,12 +93,18 @@ def taken_by_name(source: SensorSource, channels: Sequence[str]) -> SensorSource
     return msgspec.structs.replace(source, columns=tuple(channels))
 
 
+def _is_same_row(source: SensorSource, old: tuple[str, ...], new: tuple[str, ...]) -> bool:
+    """Whether a source gives the same rows to packages with these channels. Other names for numbers that have none are
+    nothing else; one of the old names among them says that it is known which number that is."""
+    if not channel_names(source) and _is_nameless(source):
+        return old == new or set(old).isdisjoint(new)
+    return _row(source, old) == _row(source, new)
+
+
 def _row(source: SensorSource, channels: tuple[str, ...]) -> tuple[str, ...]:
-    """What the rows of a source hold that was opened for a package with these channels."""
+    """What the rows of a source hold that was opened for a package with these channels; empty: all that come."""
     names = channel_names(source)
-    if names:
-        return channels if _can_be_taken(source, channels) else names
-    return () if _is_nameless(source) else channels
+    return names if names and not (channels and _can_be_taken(source, channels)) else channels
 
 
 def _can_be_taken(source: SensorSource, channels: tuple[str, ...]) -> bool:

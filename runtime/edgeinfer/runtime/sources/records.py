@@ -5,7 +5,7 @@ A parser that is given the `channels` that a package names takes them by name wh
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -21,6 +21,7 @@ __all__ = [
     "LineParser",
     "Lines",
     "NamedKeys",
+    "check_once",
     "is_number",
     "lacking",
     "number",
@@ -63,6 +64,13 @@ def lacking(channels: Sequence[str], found: Collection[str], *, of: str) -> str:
     return (
         f"{of}: the package takes the channels {', '.join(channels)}; found {names[:400] or 'none'}, without {missing}"
     )
+
+
+def check_once(names: Iterable[str], header: Sequence[str], *, of: str) -> None:
+    """Raises ConfigError where several columns have a name that is asked for: nobody knows which one is meant."""
+    for name in names:
+        if (count := header.count(name)) > 1:
+            raise ConfigError(f"{of}: expected one column {name!r}, found {count}", hint="give each a name of its own")
 
 
 class NamedKeys:
@@ -149,6 +157,7 @@ class CsvLines:
         if cells == [""]:
             return None
         if self._columns and set(self._columns) <= set(cells) and not all(map(is_number, cells)):
+            check_once(self._header, cells, of="the header")
             self._indices = [cells.index(name) for name in self._header]
             self._width = len(cells)
             return None
@@ -161,7 +170,7 @@ class CsvLines:
     def _first(self, cells: list[str]) -> list[float]:
         values = [number(cell) for cell in cells]
         if any(map(math.isnan, values)):
-            if any(cell in self._columns for cell in cells):
+            if not {name.casefold() for name in self._columns}.isdisjoint(map(str.casefold, cells)):
                 raise ConfigError(lacking(self._columns, cells, of="the header"), hint=LACKING_HINT)
             raise ValueError(f"expected numbers between {self._delimiter!r}, found {cells[:4]}")
         self._width = len(values)

@@ -16,7 +16,7 @@ from edgeinfer.runtime.decoding import MALFORMED
 from edgeinfer.runtime.errors import ConfigError, SourceError
 from edgeinfer.runtime.series import Arrival, Placement
 from edgeinfer.runtime.sources.arrivals import IDLE_S, Arrivals, Skipped, now_arrived, wait_until_due
-from edgeinfer.runtime.sources.records import LACKING_HINT, NamedKeys, is_number, lacking, number
+from edgeinfer.runtime.sources.records import LACKING_HINT, NamedKeys, check_once, is_number, lacking, number
 from edgeinfer.runtime.sources.sensor_settings import CsvSource, StdinSource
 from edgeinfer.runtime.sources.timestamps import LATEST_NS, parse_time
 
@@ -118,7 +118,7 @@ def _file_lines(path: Path) -> Iterator[str | None]:
 def _stdin_lines(stop: threading.Event) -> Iterator[str | None]:
     """Lines from standard input; None where none comes, so that the stop event ends the waiting."""
     descriptor = sys.stdin.fileno()
-    rest = b""
+    rest, encoding = b"", "utf-8-sig"  # the mark that some programs begin a text with is no part of it
     while not stop.is_set():
         readable, _, _ = select.select([descriptor], [], [], IDLE_S)
         if not readable:
@@ -127,13 +127,14 @@ def _stdin_lines(stop: threading.Event) -> Iterator[str | None]:
         block = os.read(descriptor, 1 << 16)
         *lines, rest = (rest + block).split(b"\n")
         for line in lines:
-            yield line.decode("utf-8", errors="replace") + "\n"
+            yield line.decode(encoding, errors="replace") + "\n"
+            encoding = "utf-8"
         if not block:
             break
         if len(rest) > _MAX_LINE_BYTES:
             raise SourceError(f"{_STDIN}: expected lines of at most {_MAX_LINE_BYTES} bytes")
     if rest:
-        yield rest.decode("utf-8", errors="replace")
+        yield rest.decode(encoding, errors="replace")
 
 
 class _Idle(Exception):  # noqa: N818 -- a signal, not an error
@@ -202,12 +203,17 @@ def _csv_records(
 def _checked_header(
     header: list[str], origin: str, config: CsvSource | StdinSource, channels: Sequence[str]
 ) -> list[str]:
+    """The names of the columns, without spaces around them where they are not asked for with these."""
     needed = [*config.columns, *([config.time_column] if config.needs_time() and config.time_column else [])]
+    named = needed if config.columns else [*channels, *needed]
+    if not set(named) <= set(header):
+        header = [name.strip() for name in header]
     missing = [name for name in needed if name not in header]
     if missing:
         raise SourceError(f"{origin}: has no column {missing[0]!r}: found {', '.join(header)[:200]}")
     if not config.columns and not set(channels) <= set(header):
         raise ConfigError(lacking(channels, header, of=origin), hint=LACKING_HINT)
+    check_once(named, header, of=origin)
     return header
 
 

@@ -68,7 +68,10 @@ class _DeviceApi:
         def begin() -> str:
             return self._site.benches.begin(device, file, each_ms=each_ms, threads=threads, timeout_s=timeout_s)
 
-        return ApiResponse({"id": await run_in_threadpool(begin)}, 202)
+        begun = await run_in_threadpool(begin)
+        if await request.is_disconnected():  # who asked does not know the id, and can end nothing
+            await run_in_threadpool(self._site.benches.cancel, begun)
+        return ApiResponse({"id": begun}, 202)
 
     def command(self, request: Request) -> Response:
         return _command_response(self._site.benches.found(request.path_params["command"]))
