@@ -31,14 +31,16 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     if sys.version_info[:2] != (3, 11):
         pytest.skip("the wheels are for the Python of Debian 12, 3.11")
     folder = tmp_path_factory.mktemp("machine")
-    root = debian(folder / "root")
+    root = folder / "root"
     try:
-        with Machine(root) as bare:  # where this fails, nothing can be said of the services
-            bare.run("systemctl", "is-active", "dbus")
+        debian(root)
+        made = Machine(root)
+        with made:  # where this fails, nothing can be said of the services
+            made.run("systemctl", "is-active", "dbus")
         install(root)
-        with Machine(root) as booted:
-            give_keys(booted)
-            yield booted
+        with made:
+            give_keys(made)
+            yield made
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
@@ -144,6 +146,14 @@ def test_the_three_services_start_and_deliver(machine: Machine) -> None:
     wait_until(lambda: audit(machine)["acknowledged"] > 0, what="an acknowledged result")
     found = machine.run(EDGEINFER, "doctor", "--config", CONFIG, "--sync-config", "/etc/edgeinfer/sync.toml")
     assert "BAD" not in found
+    assert "1 pipeline\n" in found
+    for unit, event in (
+        (DAEMON, "started"),
+        (AGENT, "broker_connected"),
+        (CONSOLE, "broker_connected"),
+    ):  # in the journal's own form
+        assert machine.run("journalctl", "--quiet", "--no-pager", "--boot", "--unit", unit, f"EDGEINFER_EVENT={event}")
+    assert machine.show(DAEMON, "StatusText") == "1 pipeline"
     assert "Traceback" not in machine.run("journalctl", "--no-pager", "--boot")
 
 

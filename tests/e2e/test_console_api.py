@@ -1,6 +1,7 @@
 """The REST API and its guard, over real HTTP."""
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -336,7 +337,9 @@ def test_sighup_takes_over_a_new_token_and_survives_a_bad_file(guarded: RunningC
     guarded.signal(signal.SIGHUP)
     wait_until(lambda: "reload_failed" in guarded.log.read_text(), what="the refusal of the bad file")
     said = [line for line in guarded.log.read_text().splitlines() if "event=reloaded" in line]
-    assert re.fullmatch(r"[-0-9]{10} [:0-9]{8},\d{3} INFO event=reloaded config=.*", said[0]), "as of the other services"
+    assert re.fullmatch(r"[-0-9]{10} [:0-9]{8},\d{3} INFO event=reloaded config=.*", said[0]), (
+        "as of the other services"
+    )
     assert httpx.get(url, headers=bearer, timeout=60).status_code == 200
 
 

@@ -315,7 +315,8 @@ def _refuse_over_budget(outcome: "Outcome") -> None:
     report = outcome.report
     if outcome.package is not None:
         return
-    refused = [row for row in report.candidates if row.quantized and row.bytes]
+    made = [row for row in report.candidates if row.bytes]
+    refused = [row for row in made if row.quantized] or made
     reasons = "; ".join(f"{row.variant}: {row.reason}" for row in refused[:_NAMED])
     raise AccuracyBudgetError(
         f"nothing keeps the budget ({_budget(report)}): {reasons}",

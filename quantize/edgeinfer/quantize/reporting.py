@@ -24,6 +24,8 @@ __all__ = ["Told", "make_report"]
 _MAX_SHOWN_CLASSES = 40
 # Of fewer candidates the best is hardly chosen by luck.
 _MANY = 3
+# Of the time that is given, what leaves too little for the rest.
+_MUCH = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,18 @@ def _warnings(found: Found, chosen: Entry | None, told: Told) -> tuple[str, ...]
         said += _forbidden(chosen, told)
     if found.cut_short:
         given = f"{told.goal.time_s:g} s that were given"
-        said.append(f"not everything was tried in the {given}: more time might find more")
+        said.append(f"not everything was tried in the {given}: more time might find more{_spent(found, told)}")
     if not told.target.measured:
         said.append(f"latency is estimated by rules for {told.target.name}, not measured: the device picks on arrival")
     return tuple(said)
+
+
+def _spent(found: Found, told: Told) -> str:
+    """On what the time went, where it was not on the search: float models are judged on all samples in any case."""
+    before_s = found.rungs[0].elapsed_s if found.rungs else 0.0
+    if before_s < _MUCH * told.goal.time_s:
+        return ""
+    return f" ({before_s:.0f} s went on reading the samples and judging the float models on all of them)"
 
 
 def _too_few(chosen: Entry, told: Told) -> list[str]:

@@ -200,6 +200,7 @@ def _set_up(
     request: Request, ready: Prepared, target: Target, folder: Path, progress: Progress
 ) -> tuple[Workbench, Goal]:
     floats = float_candidates(ready.models, feeding=request.feeding)
+    _check_engines(floats, target)
     judge = Judge(ready.samples, request.identity.task, ready.post, ready.metric, request.threads)
     progress(f"evaluating {floats[0].id}", 0.0)
     judge.open(floats[0])
@@ -221,6 +222,19 @@ def _set_up(
         base=judge.base,
     )
     return bench, goal
+
+
+def _check_engines(floats: Sequence[Candidate], target: Target) -> None:
+    """Raises UsageError where the target has no engine for any of the models: it has none for what is made of them."""
+    if any(one.engine in target.engines for one in floats):
+        return
+    found = " and ".join(one.path.suffix for one in floats)
+    suffixes = {"onnx": ".onnx", "litert": ".tflite"}
+    hint = " or ".join(suffix for engine, suffix in suffixes.items() if engine in target.engines)
+    raise UsageError(
+        f"--target {target.name} has no engine for {found}, but for {', '.join(target.engines) or 'nothing'}",
+        hint=f"give the model as a {hint} file" if hint else "install one there",
+    )
 
 
 def _material(candidate: Candidate, model: ModelFile, samples: Samples) -> Material:

@@ -73,7 +73,7 @@ def why_not(command: Command, *, device: str, now_s: float) -> str:
     if not 0 <= command.expires_s - command.issued_s <= _LONGEST_S:
         return f"expected a command to be good for at most {_LONGEST_S} s"
     if command.kind not in _KINDS:
-        return f"expected a command of kind {', '.join(_KINDS)}, found {command.kind[:80]!r}"
+        return f"expected a command of one of the kinds {', '.join(_KINDS)}, found {command.kind[:80]!r}"
     is_whole = _SHA256.fullmatch(command.blob_sha256) and command.each_ms and command.threads
     if command.kind == BENCH_KIND and not (is_whole and 0 < command.blob_bytes <= _MAX_BLOB_BYTES):
         return "expected a package's hash and size, milliseconds and threads"

@@ -147,7 +147,8 @@ def test_who_goes_away_before_the_answer_ends_it(bench: Bench, goes_away: bool) 
             return said.pop()
         if goes_away:
             return {"type": "http.disconnect"}
-        return await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[MutableMapping[str, Any]] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def send(message: MutableMapping[str, Any]) -> None:
         answers.append(message)

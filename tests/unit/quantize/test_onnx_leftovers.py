@@ -101,9 +101,14 @@ def test_elements_that_change_places_are_left_alone() -> None:
     _check(with_shapes(model), ["Reshape", "Transpose", "Reshape"])
 
 
-def test_open_sizes_are_left_alone() -> None:
+@pytest.mark.parametrize("size", ["open", -1])
+def test_open_sizes_are_left_alone(size: int | str) -> None:
+    """Some exporters write -1 for them."""
     nodes = [_node("Sin", "x", "h"), _node("Squeeze", "h axis0", "a"), _node("Unsqueeze", "a axis0", "y")]
-    _check(_model(nodes, size="open"), ["Sin", "Squeeze", "Unsqueeze"])
+    _check(_model(nodes, size=size), ["Sin", "Squeeze", "Unsqueeze"])
+    nodes = [_node("Concat", "x x", "h", axis=1), _node("Transpose", "h", "a", perm=[0, 2, 1])]
+    nodes += [_node("Squeeze", "a axis0", "b"), _node("Exp", "b", "y")]
+    _check(_model(nodes, size=size), ["Concat", "Transpose", "Squeeze", "Exp"])
 
 
 @pytest.mark.parametrize(("axes", "ops"), [("last", ["Gather", "Exp"]), ("axis0", ["Gather", "Unsqueeze", "Exp"])])

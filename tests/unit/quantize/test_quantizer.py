@@ -128,6 +128,17 @@ def test_refusal_as_json_is_one_document_without_a_package(
     assert not (samples.parent / "out.report.html").exists()
 
 
+def test_a_target_without_an_engine_for_the_model(
+    make_model: Callable[..., Path], samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A float model that cannot run there is not shipped to it."""
+    monkeypatch.setenv("PATH", "")  # no converter
+    with pytest.raises(UsageError, match=r"stm32mp1 has no engine for \.onnx, but for litert") as caught:
+        quantize_model([make_model()], **_arguments(samples, target="stm32mp1"))
+    assert caught.value.hint == "give the model as a .tflite file"
+    assert not (samples.parent / "out.edgepkg").exists()
+
+
 def test_what_loses_too_much_is_not_shipped(
     make_model: Callable[..., Path], samples: Path, timed: Callable[[float], None]
 ) -> None:

@@ -129,6 +129,20 @@ def test_a_float_model_that_is_shipped_for_want_of_time_says_so() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("spent_s", "said"),
+    [
+        (1.0, ""),
+        (61.2, " (61 s went on reading the samples and judging the float models on all of them)"),
+    ],
+)
+def test_time_that_went_on_the_float_models_is_said(spent_s: float, said: str) -> None:
+    rungs = [Rung("float models", 1, 1, spent_s), Rung("schemes, rung 0", 1, 1, 99.0)]
+    found = Found({"onnx-fp32": FLOAT}, rungs=rungs, cut_short=True)
+    warning = f"not everything was tried in the 5 s that were given: more time might find more{said}"
+    assert report(found=found, goal=Goal(1.0, time_s=5.0)).warnings == (warning,)
+
+
 def test_a_search_cut_short_and_an_estimate_are_said_to_be_so() -> None:
     found = Found({"onnx-fp32": FLOAT}, cut_short=True)
     warnings = report(found=found, goal=Goal(1.0, time_s=5.0), target=NamedTarget("rpi4", measured=False)).warnings

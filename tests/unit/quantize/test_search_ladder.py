@@ -402,6 +402,17 @@ def test_hardly_any_time_gives_what_the_first_scheme_gives() -> None:
     assert chosen(found, goal) == "onnx-a"
 
 
+@pytest.mark.parametrize(("objective", "first"), [("latency", "onnx-b"), ("size", "onnx-a")])
+def test_what_is_known_to_be_no_faster_comes_last_where_there_is_hardly_any_time(
+    objective: Objective, first: str
+) -> None:
+    bench = RecordedBench(FLOAT | {"onnx-a": Recorded(400, 1.0), "onnx-b": Recorded(500, 0.5)})
+    goal = Goal(1.0, objective=objective, time_s=0.001)
+    found = bench.run(goal, [offer("onnx-a", like="onnx-fp32"), offer("onnx-b")], ["onnx-fp32"])
+    assert [order.ids for order in bench.asked(Make)] == [(first,)]
+    assert chosen(found, goal) == first
+
+
 def test_a_search_that_had_nothing_left_to_do_was_not_cut_short() -> None:
     bench = RecordedBench(FLOAT | {"onnx-a": Recorded(500, 0.5)}, seconds_an_order=20.0)
     assert not bench.run(Goal(1.0, time_s=130.0), [offer("onnx-a")], ["onnx-fp32"]).cut_short

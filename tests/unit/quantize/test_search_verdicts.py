@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from edgeinfer.quantize.search.entry import Entry, Judged, Screened, Timing
-from edgeinfer.quantize.search.goal import Goal
+from edgeinfer.quantize.search.goal import Goal, Objective
 from edgeinfer.quantize.search.statistics import Difference
 from edgeinfer.quantize.search.verdicts import answer, choose, judge, variants_to_pack
 
@@ -37,6 +37,33 @@ def entry(
 
 def known(*entries: Entry) -> dict[str, Entry]:
     return {one.id: one for one in (entry("onnx-fp32", 1.0, size=1000), *entries)}
+
+
+@pytest.mark.parametrize("objective", ["latency", "size"])
+def test_what_the_target_cannot_run_is_never_chosen(objective: Objective) -> None:
+    """Nor a given model, nor a smaller one."""
+    fails = Timing(estimated=True, error="Board has no onnx")
+    entries = {
+        "onnx-fp32": dataclasses.replace(entry("onnx-fp32", 1.0, size=90), timing=fails),
+        "litert-fp32": entry("litert-fp32", 1.0, size=1000),
+    }
+    goal, given = Goal(1.0, objective=objective), ["onnx-fp32", "litert-fp32"]
+    chosen = choose(entries, goal, given=given)
+    assert chosen is not None
+    assert chosen.id == "litert-fp32"
+    rows = judge(entries, goal, chosen=chosen, given=given).rows
+    assert (rows[0].verdict, rows[0].reason) == ("refused", "Board has no onnx")
+    assert choose({"onnx-fp32": entries["onnx-fp32"]}, goal, given=given) is None
+
+
+def test_estimates_that_are_alike_are_not_said_to_differ_by_noise() -> None:
+    rules = Timing(ratio=0.5, ratio_low=0.3, ratio_high=0.9, estimated=True)
+    pair = (dataclasses.replace(entry(name, 0.5, size=size), timing=rules) for name, size in (("a", 400), ("b", 500)))
+    entries = known(*pair)
+    verdicts = judge(entries, Goal(1.0), chosen=choose(entries, Goal(1.0), given=GIVEN), given=GIVEN)
+    said = {row.variant: row.reason for row in verdicts.rows}
+    assert said["a"] == "fastest within the budget"
+    assert said["b"] == "estimated as fast as a, but its file is larger"
 
 
 def test_the_fastest_within_the_budget_and_what_is_said_of_the_others() -> None:

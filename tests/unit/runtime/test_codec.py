@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import struct
 import subprocess
 import sys
 import threading
@@ -170,13 +171,47 @@ def test_the_largest_chunks_can_be_read_again() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [(1, 0.5, (0.1, 0.2, 0.3)), (1, 0.5, ("a", 0, 0, 0)), (1, "a"), (1, 10**400), (0.5, 0.5)],
-    ids=["three", "text", "score", "large", "label"],
+    [
+        (1, 0.5, (0.1, 0.2, 0.3)),
+        (1, 0.5, ("a", 0, 0, 0)),
+        (1, 0.5, 0.1),
+        (1, "a"),
+        (1, 10**400),
+        (0.5, 0.5),
+        (np.zeros(4), 0.5),
+    ],
+    ids=["three", "text", "no box", "score", "large", "label", "labels"],
 )
 def test_an_item_that_is_none_is_refused_with_the_one_error(values: tuple[Any, ...]) -> None:
     """The buffer gives up a result that cannot be encoded; any other error would end its writer."""
     with pytest.raises(CodecError):
         encode([*SAMPLE, Result(Kind.DETECTION, 1, items=(Item(*values),))], PACKED)
+
+
+def test_boxes_that_have_four_numbers_each_only_on_average_are_refused() -> None:
+    boxes: tuple[Any, Any] = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6, 0.7, 0.8))
+    with pytest.raises(CodecError, match="boxes of 4 numbers"):
+        encode([Result(Kind.DETECTION, 1, items=tuple(Item(1, 0.5, box) for box in boxes))])
+
+
+@pytest.mark.parametrize("value", [True, None, b"a", [1], {"a": 1}])
+def test_an_extra_that_could_not_be_read_takes_no_others_along(value: Any) -> None:
+    with pytest.raises(CodecError, match="extra"):
+        encode([*SAMPLE, Result(Kind.EVENT, 1, extra={"n": value})])
+
+
+def test_a_kind_that_could_not_be_read_takes_no_others_along() -> None:
+    kind: Any = 99
+    with pytest.raises(CodecError, match="kind"):
+        encode([*SAMPLE, Result(kind, 1)])
+
+
+@pytest.mark.parametrize("codec", [COLUMNS, PACKED])
+def test_a_score_that_signals_is_kept_as_no_number(codec: int) -> None:
+    """Without a warning, too: some processors say so when they convert it."""
+    (signalling,) = struct.unpack("<d", struct.pack("<Q", 0x7FF0_0000_0000_0001))
+    (found,) = decode(codec, encode([Result(Kind.RAW, 1, items=(Item(1, signalling),))], codec), n=1)
+    assert math.isnan(found.items[0].score)
 
 
 @pytest.mark.parametrize("codec", [COLUMNS, PACKED])

@@ -1,5 +1,7 @@
 """Numbers as bits: classes, ranks, streams."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,6 +84,17 @@ def test_more_bits_than_allowed_are_refused() -> None:
 def test_streams_that_do_not_fit_are_refused(column: tuple[bytes, int, int], unary: bytes, low: bytes) -> None:
     with pytest.raises(CodecError):
         BitReader([Streamed(*column)], unary, low).numbers(0, column[2])
+
+
+@pytest.mark.parametrize("unary", [b"\xff" * (4 << 20), bytes(4 << 20) + b"\x01"], ids=["too many", "too far"])
+def test_no_memory_is_taken_for_more_numbers_than_the_columns_have(unary: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(CodecError, match="expected 1 numbers"):
+            BitReader([Streamed(b"\x00", 0, 1)], unary, b"")
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(unary)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("numbers", [[1], [0, 1, 2], [5, 1], [-1, 1], [0, -1]])

@@ -13,15 +13,18 @@ from edgeinfer.runtime.assembly import Surroundings
 from edgeinfer.runtime.errors import ConfigError, EdgeInferError
 from edgeinfer.runtime.frame import Frame
 from edgeinfer.runtime.handoff import RuntimeDb
+from edgeinfer.runtime.manifest import RawPost, WindowPre
+from edgeinfer.runtime.pipeline import Pipeline
 from edgeinfer.runtime.pipelines import PipelineSet
-from edgeinfer.runtime.results import Result
+from edgeinfer.runtime.recorder import Append
+from edgeinfer.runtime.results import Kind, Result
 from edgeinfer.runtime.rules.settings import RuleConfig
 from edgeinfer.runtime.settings import PipelineConfig, RuntimeConfig
 from edgeinfer.runtime.slots import Slots
-from edgeinfer.runtime.sources.settings import TensorsSource
+from edgeinfer.runtime.sources.settings import CsvSource, TensorsSource
 from edgeinfer.runtime.stages import Seen
 from edgeinfer.runtime.store import Store
-from packages import linear_model, make_package
+from packages import identity_model, linear_model, make_package
 from waiting import wait_until
 
 FEATURES = 8
@@ -30,13 +33,13 @@ FEATURES = 8
 class Device:
     """A store with versions of one model, and pipelines whose sources wait."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, append: Append = lambda *_: None) -> None:
         self.folder = folder
         self.store = Store(folder / "state")
         self.db = RuntimeDb(folder / "state" / "runtime.db")
         self.slots = Slots(self.db, self.store)
         around = Surroundings(folder / "state", RuntimeConfig(device="d", state_dir=str(folder / "state")))
-        self.pipelines = PipelineSet(store=self.store, slots=self.slots, append=lambda *_: None, around=around)
+        self.pipelines = PipelineSet(store=self.store, slots=self.slots, append=append, around=around)
         for name in ("m", "other"):
             linear_model(folder / f"{name}.onnx", features=FEATURES)
             for version in ("1.0.0", "2.0.0"):
@@ -109,6 +112,66 @@ def test_of_sources_that_have_all_ended_one_is_enough(device: Device) -> None:
     device.pipelines.start([PipelineConfig(name="p", source=source, package=str(device.folder / "m-1.0.0"))])
     wait_until(lambda: device.pipelines.idle("m"))
     assert device.pipelines.inferred("m") == 1
+
+
+def test_a_version_with_the_right_channels_mends_what_lacks_some(tmp_path: Path) -> None:
+    """Nothing comes of the source as it is: it is opened for the one that comes, and gives that one's columns."""
+    results: list[tuple[float, ...]] = []
+
+    def append(_pipeline: str, result: Result) -> None:
+        if result.kind is Kind.RAW:
+            results.append(tuple(item.score for item in result.items))
+
+    device = Device(tmp_path, append)
+    model = identity_model(tmp_path / "w.onnx", features=2)
+    for version, channels in (("1.0.0", ("a", "lost")), ("2.0.0", ("b", "a")), ("3.0.0", ("a", "b"))):
+        pre = WindowPre(1, channels=channels)
+        make_package(tmp_path / f"w-{version}", model, name="w", version=version, pre=pre, post=RawPost())
+    (tmp_path / "rows.csv").write_text("a,b\n" + "1,2\n" * 100_000)
+    source = CsvSource(path=str(tmp_path / "rows.csv"), window=1, interval_s=0.01)
+    try:
+        device.pipelines.start([PipelineConfig(name="p", source=source, package=str(tmp_path / "w-1.0.0"))])
+        (pipeline,) = device.pipelines.all()
+        wait_until(lambda: "without lost" in pipeline.status.error)
+        device.pipelines.swap("w", device.digest("w-2.0.0"))
+        wait_until(lambda: len(results) > 3)
+        with pytest.raises(ConfigError, match="takes the channels a, b, and the source gives b, a"):
+            device.pipelines.swap("w", device.digest("w-3.0.0"))
+        assert set(results) == {(2.0, 1.0)}
+    finally:
+        device.pipelines.stop()
+        device.db.close()
+    assert pipeline.counts.captured == sum(pipeline.counts.totals().values())
+
+
+def test_a_source_that_was_opened_for_another_package_meanwhile_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first row comes between the look at what it gives and the change."""
+    results: list[tuple[float, ...]] = []
+
+    def append(_pipeline: str, result: Result) -> None:
+        if result.kind is Kind.RAW:
+            results.append(tuple(item.score for item in result.items))
+
+    device = Device(tmp_path, append)
+    model = identity_model(tmp_path / "w.onnx", features=2)
+    for version, channels in (("1.0.0", ("a", "b")), ("2.0.0", ("b", "a"))):
+        pre = WindowPre(1, channels=channels)
+        make_package(tmp_path / f"w-{version}", model, name="w", version=version, pre=pre, post=RawPost())
+    (tmp_path / "rows.csv").write_text("a,b\n" + "1,2\n" * 100_000)
+    source = CsvSource(path=str(tmp_path / "rows.csv"), window=1, interval_s=0.01)
+    try:
+        device.pipelines.start([PipelineConfig(name="p", source=source, package=str(tmp_path / "w-1.0.0"))])
+        wait_until(lambda: bool(results))
+        monkeypatch.setattr(Pipeline, "gives", None)
+        device.pipelines.swap("w", device.digest("w-2.0.0"))
+        wait_until(lambda: results[-1] == (2.0, 1.0))
+    finally:
+        device.pipelines.stop()
+        device.db.close()
+    kept = [row for number, row in enumerate(results) if number and row != results[number - 1]]
+    assert (results[0], kept) == ((1.0, 2.0), [(2.0, 1.0)])
 
 
 def test_a_model_without_pipelines_is_neither_idle_nor_swapped(device: Device) -> None:

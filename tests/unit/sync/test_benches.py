@@ -232,6 +232,39 @@ def test_a_command_that_comes_again_is_carried_out_once(agent: Agent) -> None:
     assert benches.under_way == ""
 
 
+@pytest.mark.parametrize(
+    ("changes", "signer", "reason"),
+    [
+        ({}, b"x", "none of the 1 trusted"),
+        ({"device": "dev-2"}, b"c", "for dev-1"),
+        ({"issued_s": 100, "expires_s": 130}, b"c", "expired"),
+        ({"id": "c-1", "ends": "c-1"}, b"c", ""),
+        ({"ends": ""}, b"c", "is not under way here"),
+        ({"ends": "c-10"}, b"c", "is not under way here"),
+    ],
+)
+def test_what_may_not_end_it(agent: Agent, changes: dict[str, object], signer: bytes, reason: str) -> None:
+    """Forged, for another device, too late, under the name of what it would end, of none, of another."""
+    key = SigningKey(b"c" * 32)
+    config = msgspec.structs.replace(agent.config, trust=CommandTrust(console_keys=(key.public.hex(),)))
+    answers: list[CommandResult] = []
+
+    def publish(name: str, raw: bytes, **_: object) -> bool:
+        if name.endswith("/up/cmdres"):
+            answers.append(decode(raw, CommandResult))
+        return True
+
+    link = cast("MqttLink", SimpleNamespace(publish=publish, ticket=lambda: 0, is_confirmed=lambda _: True))
+    benches = Benches(config, agent.db, link, agent.view, UNLIMITED)
+    commands = Commands(config, agent.db, link, UNLIMITED, ring=LogRing(), benches=benches, wall_s=lambda: 1000.0)
+    commands.take(seal(encode(COMMAND), key), 0.0)
+    cancel = Command(id="c-2", device="dev-1", kind=CANCEL_KIND, issued_s=1000, expires_s=1030, ends="c-1")
+    commands.take(seal(encode(msgspec.structs.replace(cancel, **changes)), SigningKey(signer * 32)), 1.0)
+    commands.step(1.0)
+    assert benches.under_way == "c-1"
+    assert [reason in one.detail for one in answers] == ([True] if reason else [])
+
+
 def test_a_trusted_key_that_is_none_refuses_every_command(agent: Agent, tmp_path: Path) -> None:
     (tmp_path / "console.pub").write_text("no key")
     config = msgspec.structs.replace(agent.config, trust=CommandTrust(console_keys=(f"{tmp_path}/console.pub",)))

@@ -29,7 +29,7 @@ def test_a_good_command_is_carried_out() -> None:
     [
         ({"device": "dev-2"}, "for dev-1"),
         ({"id": "../x"}, "an id of letters"),
-        ({"kind": "reboot"}, "of kind 'logs'"),
+        ({"kind": "reboot"}, "of one of the kinds logs, bench, cancel, found 'reboot'"),
         ({"issued_s": NOW_S + TOLERANCE_S + 1, "expires_s": NOW_S + 1000}, "after now"),
         ({"expires_s": NOW_S - TOLERANCE_S - 1, "issued_s": NOW_S - 1000}, "expired"),
         ({"expires_s": NOW_S + 86_401 - 10}, "at most 86400"),

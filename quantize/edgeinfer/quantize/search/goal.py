@@ -37,9 +37,11 @@ class Goal:
         return "percent" if self.percent else "points"
 
     def misses(self, entry: Entry) -> str:
-        """Why a judged candidate does not keep the budget; "" where it does."""
+        """Why a judged candidate does not keep the budget, or cannot be run; "" where it does."""
         assert entry.judged is not None  # noqa: S101 - the caller asks of judged ones
         judged = entry.judged
+        if entry.timing is not None and entry.timing.error:
+            return entry.timing.error  # what the target cannot run is of no use to it, however small it is
         if math.isnan(judged.metric_value):
             return "its metric is no number"
         drop = self.drop(judged.difference.value)

@@ -9,7 +9,7 @@ from edgeinfer.quantize.search.orders import Make, Screen, Sketch
 from edgeinfer.quantize.search.settle import near
 from edgeinfer.quantize.search.state import State, Steps
 
-__all__ = ["came_to_something", "expected_cost", "hopeless", "outdone", "sketch", "swiftest"]
+__all__ = ["came_to_something", "expected_cost", "gains_nothing", "hopeless", "outdone", "sketch", "swiftest"]
 
 # Fewer channels are to gain more than this, or the model with all of them will do.
 _GAIN = 0.97
@@ -60,6 +60,13 @@ def hopeless(state: State, offer: Offer) -> str:
     if reason and offer.id not in state.sketches:
         reason = f"no faster than {offer.like}, which is too slow"
     return f"not made: {reason}" if reason else ""
+
+
+def gains_nothing(state: State, offer: Offer) -> bool:
+    """Whether it is known to be no faster than a float model, where latency is what counts."""
+    expected = _expected(state, offer) if state.goal.objective == "latency" else None
+    fastest = min((state.cost(name) for name in state.floats), default=math.inf)
+    return expected is not None and state.goal.cost(expected) > _GAIN * fastest
 
 
 def outdone(state: State, entry: Entry) -> str:

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 from edgeinfer.quantize.search.entry import Entry, Offer
 from edgeinfer.quantize.search.orders import Evaluate, Make, Screen
-from edgeinfer.quantize.search.sketching import came_to_something, expected_cost, hopeless, outdone, swiftest
+from edgeinfer.quantize.search.sketching import (
+    came_to_something,
+    expected_cost,
+    gains_nothing,
+    hopeless,
+    outdone,
+    swiftest,
+)
 from edgeinfer.quantize.search.state import State, Steps
 
 __all__ = ["find_one_that_keeps", "reconsider", "try_all", "try_schemes"]
@@ -16,7 +23,8 @@ _ALL, _LATE = 1.0, 1.5
 def try_schemes(state: State, *, rung: int, share: float) -> Steps:
     """Those of a rung, until `share` of the time has passed."""
     offers = [offer for offer in state.offers.values() if offer.rung == rung and _wanted(state, offer)]
-    offers.sort(key=lambda offer: not offer.quantizes)  # where there is hardly any time, what may gain most
+    # Where there is hardly any time, what may gain most.
+    offers.sort(key=lambda offer: (not offer.quantizes, gains_nothing(state, offer)))
     if not offers or (rung > 0 and not state.has_time(share)):
         return
     now = [offer for offer in offers if not offer.after or came_to_something(state, offer.after)]

@@ -268,6 +268,8 @@ class _Sayer:
         """That both cost the same, and how sure that is."""
         if self.goal.objective != "latency":
             return f"no {'larger' if self.goal.objective == 'size' else 'hungrier'} than {other.id}"
+        if entry.timing is not None and entry.timing.estimated:
+            return f"estimated as fast as {other.id}"
         low, high = lead_over(entry, other, self.leads)
         if low <= 1.0 <= high < math.inf and high > low * SAME_COST:
             return f"as fast as {other.id} within the noise ({low:.2f} to {high:.2f} of its latency)"

@@ -1,7 +1,10 @@
 """The numbers of items that are all alike, each with a small label and a box, as nearly all detections are.
 
-msgspec writes such items several times as fast as anything reads them one attribute at a time, and all take the same
+msgspec writes such items several times as fast as anything reads them one attribute at a time, and all take as many
 bytes. So what it wrote is an array of records, of which the columns are read at once.
+
+That they are such is seen from what it wrote: each byte that is no part of a number is looked at, so a record begins
+where the one before it ends. Whatever else an item may hold, or another msgspec may write, is None here.
 """
 
 from collections.abc import Sequence
@@ -30,7 +33,7 @@ def boxed_alike(items: Sequence[Item]) -> tuple[npt.NDArray[np.int64], npt.NDArr
     of which one has no box, a label that is not 0 to 127, or a number that is no `float`."""
     try:
         raw = _encoder.encode(items)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         return None
     count = len(items)
     start = 1 if count < 1 << 4 else 3 if count < 1 << 16 else 5

@@ -57,11 +57,11 @@ def _modelled(fields: tuple[Field, ...], columns: dict[str, Column], lengths: Le
 
 
 @lru_cache(maxsize=64)
-def _usual(fields: tuple[Field, ...]) -> tuple[list[int], list[tuple[int, int]]]:
+def _usual(fields: tuple[Field, ...]) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
     """The rows that count up, and those that have another one before them taken off, with it."""
     row = {field.name: row for row, field in enumerate(fields)}
     minus = [(row[one], row[other]) for one, other in _MINUS if one in row and row.get(other, len(row)) < row[one]]
-    return [row[name] for name in _COUNTING if name in row], minus
+    return tuple([row[name] for name in _COUNTING if name in row]), tuple(minus)
 
 
 def _references(columns: dict[str, Column], lengths: Lengths, *, has_boxes: bool) -> Integers:

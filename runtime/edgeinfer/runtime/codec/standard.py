@@ -32,7 +32,7 @@ _extra_decoder = msgspec.msgpack.Decoder(Extra)
 
 
 def table_of(results: Sequence[Result]) -> Table:
-    """Raises CodecError where a number does not fit 64 bits."""
+    """Raises CodecError for what `results_of` could not make the same results of."""
     kinds, items_of = [result.kind for result in results], [result.items for result in results]
     items = list(chain.from_iterable(items_of))
     n, total = len(results), len(items)
@@ -46,7 +46,9 @@ def table_of(results: Sequence[Result]) -> Table:
     )
     boxed, labels, reals = _item_values(items)
     columns = list(map(Column, STANDARD, (*numbers.reshape(6, n), boxed, labels)))
-    columns += _real_columns(reals, total, frozenset(kinds))
+    if not (found := frozenset(kinds)) <= _KINDS.keys():
+        raise CodecError(_UNKNOWN_KIND)
+    columns += _real_columns(reals, total, found)
     columns.append(Column(STANDARD[-1], objects=_extra_objects([result.extra for result in results])))
     return Table((1, n, total, (len(reals) - total) // 4), tuple(columns))
 
@@ -59,9 +61,7 @@ def _item_values(items: Sequence[Item]) -> tuple[Integers, Integers, Floats]:
     boxes = [item.box for item in items]
     present = [box for box in boxes if box is not None]
     numbers = _integers(*[box is not None for box in boxes], *[item.label for item in items])
-    reals = _reals_of(*[item.score for item in items], *chain.from_iterable(present))
-    if len(reals) != total + 4 * len(present):
-        raise CodecError(f"expected boxes of 4 numbers, found {len(reals) - total} in {len(present)}")
+    reals = _reals_of([item.score for item in items], present)
     if present:
         reals = np.concatenate((reals[:total], reals[total:].reshape(-1, 4).T.reshape(-1)))
     return numbers[:total], numbers[total:], reals
@@ -71,15 +71,20 @@ def _integers(*values: int) -> Integers:
     """`struct` takes numbers of Python in half the time that numpy does."""
     try:
         return np.frombuffer(struct.pack(f"={len(values)}q", *values), np.int64)
-    except struct.error as error:
+    except (struct.error, TypeError) as error:
         raise CodecError(f"a number does not fit 64 bits: {error}") from error
 
 
-def _reals_of(*values: float) -> Floats:
+def _reals_of(scores: Sequence[float], boxes: Sequence[Sequence[float]]) -> Floats:
     try:
-        return np.frombuffer(struct.pack(f"={len(values)}d", *values), np.float64)
-    except (struct.error, OverflowError) as error:
+        sizes = set(map(len, boxes))
+        values = [*scores, *chain.from_iterable(boxes)]
+        packed = struct.pack(f"={len(values)}d", *values)
+    except (struct.error, TypeError, OverflowError) as error:
         raise CodecError(f"a score or a box is no number: {error}") from error
+    if not sizes <= {4}:
+        raise CodecError(f"expected boxes of 4 numbers, found {sorted(sizes)}")
+    return np.frombuffer(packed, np.float64)
 
 
 def _real_columns(reals: Floats, items: int, kinds: AbstractSet[Kind]) -> list[Column]:
@@ -115,14 +120,18 @@ def _in_unit(values: Floats) -> bool:
 
 
 def _extra_objects(extras: Sequence[Extra | None]) -> Objects:
+    """Raises CodecError for one that `results_of` would refuse: with a bool, as with what is no text and no number."""
     try:
-        return [
+        objects = [
             (place, msgspec.Raw(_extra_encoder.encode(extra)))
             for place, extra in enumerate(extras)
             if extra is not None
         ]
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise CodecError(f"an extra cannot be encoded: {error}") from error
+    # One that could not be read again would take all the others of its chunk along.
+    check_extras(objects)
+    return objects
 
 
 def check_kinds(kinds: Integers) -> None:

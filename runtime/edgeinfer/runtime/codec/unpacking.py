@@ -27,7 +27,8 @@ _PREDICTIONS = tuple(Prediction)
 # Members of an enumeration are slow to look up.
 _OBJECT, _NO_FORM = Type.OBJECT, Form.NONE
 _FORMS = tuple(Form)
-# Of `ColumnHead.how`: the form, which integers have not and real numbers have, and all that it can be.
+# Of `ColumnHead.how`, from its lowest bit on: the prediction, the sign, and the form, which is 0 of integers alone.
+# Above these is the fold: at most 2, so that all of it is less than the last one.
 _PREDICTION, _SIGNED, _FORM, _MAX_HOW = 3, 4, 3 << 3, 3 << 5
 
 

@@ -58,7 +58,7 @@ class SeriesSection(Section, frozen=True, kw_only=True):
     The channels that a package names are taken by name, in its order: from a header, the keys of objects, or the names
     that the configuration gives. A source that lacks some of them is refused, and so is a `window` that the package
     does not take. By position goes what has no names, and columns that are listed here under names of which the package
-    has none; the log says so.
+    has none; the log says so. While rows come, a new version is refused for which the source would give others.
     """
 
     window: Positive = 1

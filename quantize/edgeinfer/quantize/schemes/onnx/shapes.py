@@ -22,9 +22,14 @@ def closed_shapes(graph: "onnx.GraphProto") -> dict[str, Shape]:
     shapes = {one.name: tuple(one.dims) for one in graph.initializer}
     for value in (*graph.value_info, *graph.input, *graph.output):
         kind = value.type.tensor_type
-        if kind.HasField("shape") and all(size.HasField("dim_value") for size in kind.shape.dim):
+        if kind.HasField("shape") and all(_closed(size) for size in kind.shape.dim):
             shapes[value.name] = tuple(size.dim_value for size in kind.shape.dim)
     return shapes
+
+
+def _closed(size: "onnx.TensorShapeProto.Dimension") -> bool:
+    """Some exporters write -1 for what is open."""
+    return bool(size.HasField("dim_value")) and size.dim_value >= 0
 
 
 def forget_gone(graph: "onnx.GraphProto") -> None:
