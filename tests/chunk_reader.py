@@ -1,7 +1,8 @@
 """A second reader of chunks, written from docs/chunk-format.md alone: nothing of our own codec is in it.
 
-message = read_message(payload)
-results = read_results(message.codec, message.body)
+for name, payload in read_topic(topic, payload):       # several, where it is a bundle
+    message = read_message(payload)
+    results = read_results(message.codec, message.body, dictionaries)
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import zstandard
 
-__all__ = ["Message", "genesis", "next_link", "read_columns", "read_message", "read_results"]
+__all__ = ["Message", "genesis", "next_link", "read_columns", "read_message", "read_results", "read_topic"]
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 SCHEMAS: dict[int, list[list[Any]]] = {
@@ -35,6 +36,27 @@ class Message(NamedTuple):
     n: int
     link: bytes
     body: bytes
+
+
+def read_topic(topic: str, raw: bytes) -> list[tuple[str, bytes]]:
+    """The chunk messages in what came on `topic`, each with the topic of its own."""
+    above, _, name = topic.rpartition("/")
+    if name != "_bundle":
+        return [(topic, raw)]
+    assert len(raw) <= 1 << 20
+    found, at = [], 0
+    while at < len(raw):
+        size, name_size = struct.unpack_from(">IB", raw, at)
+        start = at + 5 + name_size
+        inner, at = raw[at + 5 : start].decode("ascii"), start + size
+        prefix, _, pipeline = inner.rpartition("/")
+        assert prefix == "up/res"
+        assert pipeline != "_bundle"
+        assert size
+        assert at <= len(raw)
+        found.append((f"{above}/{pipeline}", raw[start:at]))
+    assert 1 <= len(found) <= 64
+    return found
 
 
 def read_message(raw: bytes) -> Message:
@@ -223,8 +245,8 @@ def meaning(value: int, form: int) -> float:
     if form == 1:
         return value / 65536
     if form in {2, 3}:
-        code, integer = ("<f", "<I") if form == 2 else ("<d", "<Q")
-        (magnitude,) = struct.unpack(code, struct.pack(integer, abs(value)))
+        code, integer, kept = ("<f", "<I", 31) if form == 2 else ("<d", "<Q", 63)
+        (magnitude,) = struct.unpack(code, struct.pack(integer, abs(value) % (1 << kept)))
         return float(-magnitude if value < 0 else magnitude)
     return value
 

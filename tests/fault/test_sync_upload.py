@@ -8,10 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agents import DEVICE, PATIENT, agent_process, append, fill, running, sync_config, write_config
+import chunk_reader
+from agents import DEVICE, PATIENT, agent_process, append, fill, result, running, sync_config, write_config
 from brokers import Mosquitto
 from edgeinfer.runtime.buffer import Buffer, BufferConfig
 from edgeinfer.runtime.buffer_reader import BufferReader
+from edgeinfer.runtime.codec.dictionary import DICTIONARIES
 from edgeinfer.runtime.errors import BrokerError, ConsoleError
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.runtime.results import Kind, Result
@@ -329,6 +331,41 @@ def test_a_backlog_goes_in_fewer_messages_and_is_the_same(folder: Path, broker: 
     buffer.close()
 
 
+@pytest.mark.usefixtures("wide")
+def test_another_reader_at_the_broker_finds_every_chunk_by_the_document_alone(folder: Path, broker: Mosquitto) -> None:
+    buffer = fill(folder, 20_000)
+    mine = BrokerConfig(port=broker.port)
+    reader = MqttLink(mine, client_id="other", will=None, subscriptions=[("ei/v1/+/d/+/up/res/#", 1)])
+    reader.start()
+    wait_until(lambda: reader.connected, what="the other reader")
+    caught: list[tuple[str, bytes]] = []
+    with TinyConsole(mine, device=DEVICE) as console, running(sync_config(folder, broker, upload=PATIENT)):
+        wait_until(lambda: is_exact(console, buffer), what="the upload")
+        wait_until(lambda: is_known(folder, buffer), what="the last acknowledgement")
+    found: dict[int, chunk_reader.Message] = {}
+
+    def has_all() -> bool:
+        while (message := reader.receive(0.1)) is not None:
+            caught.append(message)
+            for name, payload in chunk_reader.read_topic(*message):
+                assert name == f"ei/v1/default/d/{DEVICE}/up/res/door"
+                chunk = chunk_reader.read_message(payload)
+                found[chunk.first_seq] = chunk
+        return sum(chunk.n for chunk in found.values()) == buffer.durable_seq
+
+    wait_until(has_all, what="what was published")
+    reader.stop()
+    assert len(caught) < len(found)
+    link, last_seq = chunk_reader.genesis(buffer.epoch), 0
+    for first_seq, chunk in sorted(found.items()):
+        assert (first_seq, chunk.epoch) == (last_seq + 1, buffer.epoch)
+        link, last_seq = chunk_reader.next_link(link, chunk, "door"), last_seq + chunk.n
+        assert chunk.link == link
+        results = chunk_reader.read_results(chunk.codec, chunk.body, DICTIONARIES)
+        assert [one["frame"] for one in results] == list(range(first_seq - 1, last_seq))
+    buffer.close()
+
+
 @pytest.mark.usefixtures("wide", "restless")
 def test_lost_bundles_are_asked_for_too(folder: Path, broker: Mosquitto) -> None:
     buffer = fill(folder, 20_000)
@@ -388,4 +425,28 @@ def test_a_broker_that_takes_no_bundles_gets_chunks(folder: Path, limit: str, ca
         is_refused = not limit.startswith("max_packet_size")
         assert ("event=chunks_go_alone" in caplog.text) is is_refused
         assert "event=smaller_messages" not in caplog.text, "single chunks are as large as ever"
+    buffer.close()
+
+
+@pytest.mark.usefixtures("wide")
+def test_a_broker_that_drops_bundles_without_a_word_gets_chunks(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As mosquitto does over 3.1.1: it confirms what its access list does not allow. Events get through meanwhile."""
+    acl = folder / "acl"
+    acl.write_text("topic readwrite #\ntopic deny ei/v1/default/d/+/up/res/_bundle\n")
+    acl.chmod(0o600)
+    buffer = fill(folder, 20_000, chunk_results=20)
+    with (
+        Mosquitto(folder, extra=f"acl_file {acl}") as broker,
+        TinyConsole(BrokerConfig(port=broker.port), device=DEVICE) as console,
+    ):
+        config = sync_config(folder, broker)
+        with running(msgspec.structs.replace(config, broker=msgspec.structs.replace(config.broker, protocol=4))):
+            while not is_exact(console, buffer):
+                event = (buffer.epoch, buffer.durable_seq + 1)
+                buffer.append("door", msgspec.structs.replace(result(event[1]), kind=Kind.EVENT))
+                assert buffer.flush(60.0)
+                wait_until(lambda event=event: event in console.results, what="the event")  # type: ignore[misc]  # a default is bound to the loop's value
+            wait_until(lambda: is_known(folder, buffer), what="the last acknowledgement")
+        assert console.bundles == 0
+        assert "event=chunks_go_alone" in caplog.text
     buffer.close()

@@ -12,7 +12,7 @@ __all__ = ["Flight", "Sent", "Settled"]
 
 class Sent(msgspec.Struct):
     """A chunk, or a part of one. `again`: it was sent before and did not arrive. `due`: it has to be, now. `seen`:
-    the console has it, but not all before it."""
+    the console has it, but not all before it. `bundled`: it went in one message with others."""
 
     first_seq: int
     last_seq: int
@@ -22,13 +22,16 @@ class Sent(msgspec.Struct):
     again: bool = False
     due: bool = False
     seen: bool = False
+    bundled: bool = False
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """What an acknowledgement settled: how many chunks for the first time, and the newest of them."""
+    """What an acknowledgement settled: how many chunks for the first time, the newest of them, and whether one of them
+    was bundled."""
 
     chunks: int
     newest: Sent | None
+    bundled: bool
 
 
 class Flight:
@@ -43,6 +46,11 @@ class Flight:
 
     def __len__(self) -> int:
         return len(self._sent)
+
+    @property
+    def bundled(self) -> bool:
+        """Whether a bundle is on its way of which nothing is known yet."""
+        return any(chunk.bundled and not chunk.seen for chunk in self)
 
     def __iter__(self) -> Iterator[Sent]:
         """The oldest first."""
@@ -88,17 +96,17 @@ class Flight:
     def settle(self, seq: int, holdings: Holdings) -> Settled:
         """All up to `seq` is stored, and what `holdings` says beyond it. Chunks of events are done with that; others
         stay until all before them is stored too, and so keep the window closed behind a gap."""
-        chunks, newest = 0, None
+        chunks, newest, bundled = 0, None, False
         for chunk in list(self):
             done = chunk.last_seq <= seq
             if not done and not holdings.covers(chunk.first_seq, chunk.last_seq):
                 continue
             if not chunk.seen:
                 chunk.seen, chunk.due = True, False
-                chunks, newest = chunks + 1, chunk
+                chunks, newest, bundled = chunks + 1, chunk, bundled or chunk.bundled
             if done or chunk.lane == EVENTS:
                 self.take(chunk.first_seq)
-        return Settled(chunks, newest)
+        return Settled(chunks, newest, bundled)
 
     def lost(self, holdings: Holdings) -> list[Sent]:
         """Chunks that the console lacks though it has one that was sent later, and those that were sent again and

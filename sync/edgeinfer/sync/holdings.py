@@ -39,9 +39,12 @@ class Holdings:
             found._add(at, min(ack.highest, most))
             found.known = max(found.known, min(ack.highest, most))
             return found
-        if ack.gaps:
+        if ack.gaps and ack.gaps[:_MAX_RANGES][-1][1] == at - 1:
             found._add(at, min(at, most))  # or the last gap would be longer
-        found._keep(before, at + 1)
+            at += 1
+        elif ack.seq == at - 1:
+            at += 1  # or it would be acknowledged; an older word than `seq` says nothing of what follows that
+        found._keep(before, at)
         return found
 
     def has(self, seq: int) -> bool:

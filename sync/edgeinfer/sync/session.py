@@ -42,6 +42,8 @@ BOTH_LANES = frozenset({EVENTS, RESULTS})
 _RESERVED_QUOTA = 4
 # Chunks of events ahead of the backlog that the console has not said it has. Each may be a gap in its books.
 _MAX_EVENTS_AHEAD = 64
+# Acknowledgements in a row that tell of a lost bundle and of none that arrived. Before one has, the first is enough.
+_BUNDLE_LOSSES = 3
 # Seconds until a refused upload is tried again, the first time and at most.
 _HOLDS_S = {Refusal.BUSY: (1.0, 60.0), Refusal.FORBIDDEN: (30.0, 600.0), Refusal.TOO_LARGE: (0.2, 5.0)}
 
@@ -123,6 +125,8 @@ class UploadSession:
         self._flight = Flight()
         self._holdings = Holdings(acked_seq)
         self._again: set[int] = set()  # first numbers of chunks that are, or were, sent again
+        self._losses_left = 1
+        self.loses_bundles = False
         self._cursor = self._events_cursor = acked_seq
         self._last_progress_s = 0.0
         self._timeout_s = config.ack_timeout_s
@@ -145,12 +149,18 @@ class UploadSession:
         """Bytes of the largest message in flight; 0 for none."""
         return max((chunk.size for chunk in self._flight), default=0)
 
+    @property
+    def bundled(self) -> bool:
+        """Whether a bundle is on its way of which nothing is known yet."""
+        return self._flight.bundled
+
     def connected(self, now_s: float, *, quota: int) -> None:
         """A connection has come, on which the broker takes `quota` messages at once: start from `acked_seq`."""
         self._to(Event.CONNECTED)
         self._window.opened(limit=min(self._config.window, quota - _RESERVED_QUOTA))
         self._timeout_s = self._config.ack_timeout_s
         self._round_trip_s = 0.0
+        self._losses_left = 1
         self._rewind(now_s)
 
     def lost(self) -> None:
@@ -217,10 +227,14 @@ class UploadSession:
         """Whether this chunk should be sent: it is neither on its way nor known to be stored."""
         return not (self._flight.holds(first_seq, last_seq) or self._holdings.covers(first_seq, last_seq))
 
-    def sent(self, first_seq: int, n: int, *, size: int, now_s: float, lane: int = RESULTS) -> None:
-        """The chunk of `n` results from `first_seq` on, found in `lane`, is on its way, `size` bytes large."""
+    def sent(
+        self, first_seq: int, n: int, *, size: int, now_s: float, lane: int = RESULTS, bundled: bool = False
+    ) -> None:
+        """The chunk of `n` results from `first_seq` on, found in `lane`, is on its way, `size` bytes large; `bundled`:
+        in one message with others."""
         last_seq = first_seq + n - 1
-        self._flight.put(Sent(first_seq, last_seq, size, now_s, lane, again=first_seq in self._again))
+        again = first_seq in self._again
+        self._flight.put(Sent(first_seq, last_seq, size, now_s, lane, again=again, bundled=bundled))
         self.sent_seq = max(self.sent_seq, last_seq)
         self.passed(lane, last_seq)
 
@@ -233,7 +247,10 @@ class UploadSession:
             self.through_seq = max(self.through_seq, self._cursor)
 
     def acknowledge(self, ack: Ack, now_s: float) -> AckVerdict:
-        """Take an acknowledgement; `acked_seq` never goes back and never passes what was sent without a hole."""
+        """Take an acknowledgement; `acked_seq` never goes back and never passes what was sent without a hole. After it,
+        `loses_bundles` says whether bundles get lost, though what goes alone arrives: over 3.1.1 brokers drop without a
+        word what they do not allow."""
+        self.loses_bundles = False
         if ack.epoch != self.epoch:
             return AckVerdict.FOREIGN
         self.conflict = self.conflict or ack.conflict
@@ -241,8 +258,10 @@ class UploadSession:
         seq = max(self.acked_seq, min(ack.seq, through))
         before = self._holdings
         self._holdings = Holdings.told(ack, seq=seq, most=self.sent_seq, before=before)
-        self._mark_lost(now_s)
+        bundle_lost = self._mark_lost(now_s)
         settled = self._flight.settle(seq, self._holdings)
+        self._losses_left = _BUNDLE_LOSSES if settled.bundled else self._losses_left - bundle_lost
+        self.loses_bundles = bundle_lost and self._losses_left <= 0
         if not ack.complete:
             self._flight.forget_events(above=self._holdings.known, to=ack.highest)
         self._go_back(before.missing_since(self._holdings, below=self._cursor))
@@ -305,12 +324,16 @@ class UploadSession:
             through = end
         return through
 
-    def _mark_lost(self, now_s: float) -> None:
+    def _mark_lost(self, now_s: float) -> bool:
+        """Whether that is news of a bundle."""
         wait_s = max(self._config.gap_retry_s, 2 * self._round_trip_s)
+        bundled = False
         for chunk in self._flight.lost(self._holdings):
             if not chunk.again or now_s - chunk.sent_s >= wait_s:
+                bundled |= chunk.bundled and not chunk.due
                 chunk.due = True
                 self._again.add(chunk.first_seq)
+        return bundled
 
     def _go_back(self, missing: int) -> None:
         """The console took back that it has `missing`: walk from there again, past what is in flight."""

@@ -18,6 +18,7 @@ from edgeinfer.runtime.watched import Watched
 from edgeinfer.sync.allowance import UNLIMITED, Allowance, Priority
 from edgeinfer.sync.backlog import Backlog
 from edgeinfer.sync.bundle import BUNDLE, SENT_BYTES, Bundling, Parcel
+from edgeinfer.sync.first_sent import FirstSent
 from edgeinfer.sync.fitting import Fitting
 from edgeinfer.sync.held import audit_counts, durable_seq
 from edgeinfer.sync.loglimit import LogLimit
@@ -57,7 +58,6 @@ class Uploader:
         self._topics = self._device_topics + "up/res/"
         self._bundles = self._device_topics + BUNDLE
         self._bundling = Bundling(config.upload.bundle)
-        self._bundled = False  # since something was acknowledged
         self._backlog: Backlog | None = None
         self._links: dict[int, bytes] = {}  # after the last number of each chunk that is on its way
         self._session: UploadSession | None = None
@@ -74,8 +74,7 @@ class Uploader:
         self._refused = ""
         self._is_stuck = False  # and that has been said
         self._made = self._made_persisted = 0  # in the session's epoch
-        self._counted = 0  # up to here every result was sent, or went ahead
-        self._ahead: set[int] = set()  # first numbers of events that did, above it
+        self._first_sent = FirstSent()
         self.sent_results = 0
         self.acknowledged_results = 0
         self.sent_bytes = 0
@@ -143,8 +142,10 @@ class Uploader:
         self.acknowledged_results += session.acked_seq - before
         if verdict is AckVerdict.PROGRESS:
             self._sizes.progress()
-            self._is_stuck = self._bundled = False
+            self._is_stuck = False
             self._links = {seq: link for seq, link in self._links.items() if seq > session.acked_seq}
+        if session.loses_bundles:
+            self._rest_bundles("they get lost", now_s)
         if verdict is AckVerdict.BEYOND and (held := self._limit.admit("beyond", now_s)) is not None:
             _log.warning("event=ack_beyond_sent acked=%d sent=%d held_back=%d", ack.seq, session.through_seq, held)
         if session.conflict and not conflict:
@@ -266,7 +267,7 @@ class Uploader:
             through_seq=min(sent, self._db.counter("sent_through")),
             sent_seq=sent,
         )
-        self._counted, self._ahead = session.through_seq, set()
+        self._first_sent = FirstSent(session.through_seq)
         self._duplicates = self._db.counter("refused") if is_known else 0
         if not is_known:
             self._db.set_upload_progress(epoch, acked, sent_through=acked, sent=acked)
@@ -321,19 +322,6 @@ class Uploader:
             session.passed(EVENTS, backlog.settled_seq)
         return bool(chunks) or is_event
 
-    def _not_counted(self, chunk: StoredChunk, lane: int) -> int:
-        """How many of its results go out for the first time. Events may have gone ahead of what lies before them."""
-        if chunk.first_seq in self._ahead:
-            return 0
-        if lane == EVENTS and chunk.first_seq > self._counted:
-            self._ahead.add(chunk.first_seq)
-            return chunk.n
-        new = chunk.last_seq - max(self._counted, chunk.first_seq - 1)
-        self._counted = max(self._counted, chunk.last_seq)
-        if self._ahead:
-            self._ahead = {first_seq for first_seq in self._ahead if first_seq > self._counted}
-        return max(0, new)
-
     def _encoded(self, session: UploadSession, chunk: StoredChunk) -> bytes:
         return encode_chunk(
             ChunkMessage(chunk.codec, session.epoch, chunk.first_seq, chunk.n, chunk.crc, chunk.body, chunk.link)
@@ -363,9 +351,8 @@ class Uploader:
             self.sent_bytes += len(raw)
             for chunk, alone in parcel.chunks:
                 self._links[chunk.last_seq] = chunk.link
-                self.sent_results += self._not_counted(chunk, lane)
-                session.sent(chunk.first_seq, chunk.n, size=len(alone), now_s=now_s, lane=lane)
-            self._bundled |= len(parcel) > 1
+                self.sent_results += self._first_sent.count(chunk, lane)
+                session.sent(chunk.first_seq, chunk.n, size=len(alone), now_s=now_s, lane=lane, bundled=len(parcel) > 1)
             parcel.clear()
         if parcel.through:
             session.passed(lane, parcel.through)
@@ -378,12 +365,12 @@ class Uploader:
         deadline_s = session.deadline_s()
         if deadline_s is None or now_s < deadline_s:
             return
-        largest = session.largest
+        largest, bundled = session.largest, session.bundled
         if not session.tick(now_s):
             return
         nobody = " subscriber=none" if self._link.unheard else ""
         _log.warning("event=no_acknowledgement acked=%d state=%s%s", session.acked_seq, session.state.value, nobody)
-        if self._bundled:
+        if bundled:
             self._rest_bundles("no acknowledgement", now_s)
         elif self._sizes.trouble(largest):
             _log.warning("event=smaller_messages largest=%d reason='no acknowledgement'", largest)
@@ -402,7 +389,8 @@ class Uploader:
         if not complaint.topic.startswith(self._topics):
             return
         why = refusal(code)
-        if complaint.topic == self._bundles and (not complaint.ended or after(code) is After.AGAIN):
+        is_about_it = not complaint.ended or after(code) is After.AGAIN or why is Refusal.FORBIDDEN
+        if complaint.topic == self._bundles and is_about_it:
             self._rest_bundles(
                 describe(code) if code else "the connection ends",
                 now_s,
@@ -425,6 +413,5 @@ class Uploader:
             _log.error("event=results_refused reason=%r wait_s=%.1f held_back=%d", self._refused, hold_s, held)
 
     def _rest_bundles(self, reason: str, now_s: float, *, long: bool = False) -> None:
-        self._bundled = False
         if self._bundling.rest(now_s, long=long):
             _log.warning("event=chunks_go_alone reason=%r", reason)

@@ -83,3 +83,10 @@ def test_a_console_is_never_taken_to_have_what_it_lacks(stored: list[tuple[int, 
         assert not any(seq in has for seq in range(1, 140) if found.lacks(seq))
         if ack.complete:
             assert all(found.has(seq) for seq in has)
+
+
+def test_a_word_that_was_overtaken_says_nothing_of_what_follows_the_newer_one() -> None:
+    late = Ack(7, 3, ((4, 4), (6, 7), (11, 13)), highest=19, complete=False)
+    before = Holdings.told(Ack(7, 22, ((23, 44),), highest=45), seq=22, most=45, before=Holdings())
+    found = Holdings.told(late, seq=22, most=45, before=before)
+    assert found.ranges == [(45, 45)]

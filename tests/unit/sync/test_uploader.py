@@ -1,9 +1,11 @@
 """The uploader between models of the buffer, of `sync.db` and of the link: what goes out, and what is said."""
 
+from collections.abc import Callable
 from typing import cast
 
 import pytest
 
+from edgeinfer.console.ledger import Ledger
 from edgeinfer.runtime.chunk import EVENTS, NO_LINK, RESULTS, TOMBSTONE
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.sync.allowance import UNLIMITED, Allowance, Priority
@@ -506,7 +508,9 @@ def test_a_bundle_is_no_larger_than_brokers_take() -> None:
     assert max(map(len, bench.link.up)) <= 50_000
 
 
-@pytest.mark.parametrize(("code", "ended"), [(0x95, False), (0x95, True), (0x87, False), (0x99, False)])
+@pytest.mark.parametrize(
+    ("code", "ended"), [(0x95, False), (0x95, True), (0x87, False), (0x87, True), (0x99, False), (0, True)]
+)
 def test_a_bundle_that_is_refused_goes_in_single_chunks_that_are_not_split(code: int, *, ended: bool) -> None:
     bench = backlog()
     bench.drain(rounds=6)
@@ -540,6 +544,62 @@ def test_silence_after_bundles_ends_them_for_a_while() -> None:
     assert set(bench.drain(rounds=8)) == {1}
     bench.now_s += 60.0
     assert max(bench.drain(rounds=8)) > 1
+
+
+def test_silence_with_a_bundle_on_its_way_is_not_held_against_the_size_of_chunks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Also where single chunks got through after the bundle was sent."""
+    bench = backlog(44)
+    bench.drain(rounds=2)
+    assert len(bench.sent(bench.now_s)) == 16
+    bench.acknowledge(Ack(7, 20, bundle=64), bench.now_s + 0.1)
+    bench.sent(bench.now_s + 0.1)
+    assert max(bench.held()) > 1
+    bench.acknowledge(Ack(7, 28, bundle=64), bench.now_s + 0.2)
+    assert bench.sent(bench.now_s + 0.3) == [], "nothing is left to send"
+    bench.sent(bench.now_s + 20.0)
+    assert "event=chunks_go_alone reason='no acknowledgement'" in caplog.text
+
+
+def drain_through_what_drops_bundles(bench: Bench, *, drops: Callable[[int], bool]) -> int:
+    """Round trips of a tenth of a second with an event in each, over what takes every message and drops the bundles of
+    which `drops` says so, until all has arrived. Returns how many chunks were lost that way."""
+    ledger, lost, bundles = Ledger(), 0, 0
+    for _ in range(2000):
+        bench.buffer.append([0], EVENTS)
+        bench.sent(bench.now_s)
+        for message in bench.link.up:
+            bundles += message.is_bundle
+            if message.is_bundle and drops(bundles):
+                lost += len(message.chunks)
+                continue
+            for chunk in map(decode_chunk, message.chunks):
+                ledger.store(chunk.first_seq, chunk.n)
+        bench.now_s += 0.1
+        gaps, highest = ledger.gaps(100), ledger.highest
+        complete = len(ledger.ranges) <= 100
+        ack = Ack(7, ledger.contiguous, gaps, highest=highest, complete=complete, bundle=64)
+        bench.acknowledge(ack, bench.now_s)
+        if ledger.contiguous == bench.buffer.made:
+            return lost
+    raise AssertionError(f"stuck at {ledger.contiguous} of {bench.buffer.made}")
+
+
+def test_bundles_that_are_lost_while_events_get_through_are_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    """As mosquitto drops, over 3.1.1, what its access list does not allow: no refusal, and there is no silence."""
+    bench = backlog()
+    assert drain_through_what_drops_bundles(bench, drops=lambda _: True) < 100
+    assert caplog.text.count("event=chunks_go_alone reason='they get lost'") == 1
+    assert "event=no_acknowledgement" not in caplog.text
+
+
+def test_a_bundle_that_is_lost_where_others_arrive_is_no_reason_to_give_them_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = backlog()
+    assert drain_through_what_drops_bundles(bench, drops=lambda number: number % 16 == 5) > 0
+    assert "event=chunks_go_alone" not in caplog.text
 
 
 def test_what_the_link_does_not_take_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
