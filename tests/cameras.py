@@ -124,15 +124,15 @@ class MjpegCamera(_Server):
 
     def start(self) -> None:
         super().start()
-        wait_until(lambda: _is_listened_to(self.port), what="ffmpeg to listen")
+        wait_until(lambda: _is_served(self.port), what="ffmpeg to listen")
 
 
-def _is_listened_to(port: int) -> bool:
-    """Without connecting: it would be the one viewer."""
-    local = f":{port:04X}"
+def _is_served(port: int) -> bool:
+    """Whether somebody listens, or did and has found a viewer since. Without connecting: it would be the one viewer."""
+    local, listening, established = f":{port:04X}", "0A", "01"  # as in the kernel's include/net/tcp_states.h
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if fields[1].endswith(local) and fields[3] == "0A":
+        if fields[1].endswith(local) and fields[3] in (listening, established):
             return True
     return False
 

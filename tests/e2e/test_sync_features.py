@@ -74,12 +74,12 @@ def test_a_network_that_may_carry_nothing_carries_only_the_news_that_the_device_
 def test_a_restart_does_not_refill_the_day(tmp_path: Path, broker: Mosquitto, console: TinyConsole) -> None:
     fill(tmp_path, 4000, chunk_results=20).close()  # many chunks
     limited = NetworkConfig(
-        kind="any", bytes_per_day=60_000, events_reserve=0, results_reserve=0, report_interval_s=600
+        kind="any", bytes_per_day=15_000, events_reserve=0, results_reserve=0, report_interval_s=600
     )
     config = sync_config(tmp_path, broker, network=(limited,))
     first_run = Agent(config).drain_once(60.0)
     assert 0 < first_run.acknowledged < 4000
-    assert first_run.bytes < 60_000
+    assert first_run.bytes < 15_000
     again = Agent(config).drain_once(60.0)
     assert again.acknowledged == 0
     with SyncDb(tmp_path / "sync" / "sync.db") as db:
