@@ -216,7 +216,7 @@ def frames(work: Path, data: Path) -> dict[str, float]:
         device=f"[buffer]\nmax_bytes = {8 << 30}\n",
     )
     state = work / "device" / "state"
-    total = fill(state / "buffer.db", 100, 2 * BACKLOG[100])
+    total = fill(state / "buffer.db", 100, 8 * BACKLOG[100])
     with Mosquitto(work) as broker, RunningConsole(console_toml(work, broker.port)), daemons.running(config):
         daemons.wait_for(lambda: inferred(state)[1] > 60)
         alone = rate(state, lambda: time.sleep(IDLE_S))
