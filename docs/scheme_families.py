@@ -54,7 +54,7 @@ ones over pictures of one row, odd numbers of channels filled up where there are
 begin with it.
 
 **Wins** where the other engine is simply faster, which differs from model to model: give both files where there are
-both. Slimming wins for nets over sound and sensor rows: Silero VAD takes 0.57 of its time, with the same results, and
+both. Slimming wins for nets over sound and sensor rows: Silero VAD takes 0.6 of its time, with the same results, and
 made-up nets of 16 to 128 channels 0.4 to 0.85. **Does not** win for pictures, which ONNX Runtime treats so by itself
 when it loads. Where nothing quantized is better, the float model is shipped, and the report says so.""",
     ),
