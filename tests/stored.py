@@ -6,7 +6,7 @@ from pathlib import Path
 from edgeinfer.console.repository import SqliteRepository
 from edgeinfer.console.repository.base import StoredResult
 
-__all__ = ["integrity", "stored_results"]
+__all__ = ["doubled", "integrity", "stored_results"]
 
 
 def stored_results(database: Path, device: str) -> list[StoredResult]:
@@ -21,6 +21,11 @@ def stored_results(database: Path, device: str) -> list[StoredResult]:
         return found
     finally:
         repository.close()
+
+
+def doubled(rows: list[StoredResult]) -> int:
+    """How many of them have the number of another."""
+    return len(rows) - len({(row.epoch, row.seq) for row in rows})
 
 
 def integrity(database: Path) -> list[str]:

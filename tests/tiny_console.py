@@ -35,8 +35,8 @@ class TinyConsole:
     """One device's console in a thread. What it stored survives `die()` and `live()`, as a database would.
 
     `lose` and `repeat` are the shares of messages that it drops unseen, and of acknowledgements that it sends
-    twice. `takes` is how many chunks it takes in one message; 0: as before there were bundles. `results` counts how
-    often each (epoch, seq) was stored: more than once would be a duplicate.
+    twice. `takes` is how many chunks it takes in one message; 0: as before there were bundles. `results` has
+    the CRC of the chunk that each (epoch, seq) was stored from; what came again is in `refused` and in `chunks`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TinyConsole:
         self.takes = takes
         self.bundles = 0  # that came, whether they were taken or not
         self.stored: dict[tuple[int, int], bytes] = {}  # (epoch, first_seq): body
-        self.chunks: list[ChunkMessage] = []  # that were stored, in the order in which they came
+        self.chunks: list[ChunkMessage] = []  # that came, again and again too, in that order
         self.results: dict[tuple[int, int], int] = {}
         self.refused = 0  # results that came again and were not stored a second time
         self.bad = 0

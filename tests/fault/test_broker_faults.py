@@ -13,6 +13,7 @@ import pytest
 
 from agents import DEVICE, agent_process, append, fill
 from brokers import Mosquitto
+from edgeinfer.runtime.codec import decode
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.sync.mqtt import BrokerConfig
 from fault_proxy import FaultProxy
@@ -75,19 +76,33 @@ class Rig:
 
     def report(self, faults: FaultReport, fault: str, *, times: int, **more: int) -> None:
         self.wait_for_all()
-        stored = set(self.console.results)
+        stored = self._stored_frames()
+        frames = set(stored.values())
         rss = int(self._usage.memory_info().rss)
         faults.add(
             fault, times=times, made=self.made, durable=self.buffer.durable_seq, stored=len(stored),
-            refused=self.console.refused, lost=self.made - len(stored), doubled=0, rss_mb=rss >> 20, **more,
+            refused=self.console.refused, lost=self.made - len(frames),
+            doubled=len(stored) - len(frames), rss_mb=rss >> 20, **more,
         )  # fmt: skip
-        assert stored == {(self.buffer.epoch, seq) for seq in range(1, self.made + 1)}
+        assert stored == {(self.buffer.epoch, frame + 1): frame for frame in range(self.made)}
         assert rss < MAX_RSS_BYTES
         assert rss - self._first_rss < MAX_GROWTH_BYTES
         assert "Traceback" not in self.log()
 
     def log(self) -> str:
         return (self.folder / "agent.log").read_text()
+
+    def _stored_frames(self) -> dict[tuple[int, int], int]:
+        """The frame under each (epoch, seq): each result was made of a frame of its own, so that one which is there
+        under two numbers shows, and so does a number that came again with another result."""
+        stored: dict[tuple[int, int], int] = {}
+        for chunk in self.console.chunks:
+            for seq, result in enumerate(decode(chunk.codec, chunk.body, n=chunk.n), chunk.first_seq):
+                first = stored.setdefault((chunk.epoch, seq), result.frame)
+                assert result.frame == first, (
+                    f"{chunk.epoch}, {seq} was frame {first}, and came again as {result.frame}"
+                )
+        return stored
 
     def _is_exact(self) -> bool:
         return len(self.console.results) == self.buffer.durable_seq == self.made

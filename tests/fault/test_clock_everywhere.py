@@ -11,7 +11,7 @@ import pytest
 from fault_report import FaultReport
 from loops import DEVICE, Installation, free_of_tracebacks
 from shifted_clock import YEARS_10_S, ShiftedClock, build
-from stored import stored_results
+from stored import doubled, stored_results
 from waiting import wait_until
 
 HOUR_NS = 3600 * 1_000_000_000
@@ -57,7 +57,10 @@ def test_clocks_that_jump_lose_and_double_nothing(
         assert loop.console.terminate() == 0
 
         rows = stored_results(tmp_path / "console" / "console.db", DEVICE)
-        faults.add("clock jumps", times=jumps, made=made, durable=made, stored=len(rows), lost=0, doubled=0)
+        faults.add(
+            "clock jumps", times=jumps, made=made, durable=made, stored=len(rows), refused=audit["duplicates"],
+            lost=made - len({row.seq for row in rows}), doubled=doubled(rows),
+        )  # fmt: skip
         assert [row.seq for row in rows] == list(range(1, made + 1))
         assert (audit["stored"], audit["gaps"]) == (made, 0)
         assert {row.seq: row.t_ns for row in rows} == {seq: result.t_ns for seq, _, result in loop.buffered()}

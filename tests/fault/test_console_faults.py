@@ -17,7 +17,7 @@ from edgeinfer.sync.messages import ChunkMessage, Telemetry, encode_chunk
 from edgeinfer.sync.messages import encode as encode_message
 from fault_report import FaultReport
 from small_disks import filled, small_disk
-from stored import integrity, stored_results
+from stored import doubled, integrity, stored_results
 from waiting import wait_until
 
 CHUNK = 50
@@ -61,7 +61,7 @@ def test_a_disk_that_is_full_at_the_console(tmp_path: Path, faults: FaultReport)
         rows = stored_results(tmp_path / "data" / "console.db", "dev-1")
         faults.add(
             "disk full at the console", times=bouts, made=made, durable=made, stored=len(rows),
-            refused=audit["duplicates"], lost=made - len(rows), doubled=len(rows) - len({row.seq for row in rows}),
+            refused=audit["duplicates"], lost=made - len(rows), doubled=doubled(rows),
         )  # fmt: skip
         assert [row.seq for row in rows] == list(range(1, made + 1))
         assert integrity(tmp_path / "data" / "console.db") == ["ok"]
@@ -99,7 +99,7 @@ def test_a_device_that_floods_the_console(tmp_path: Path, faults: FaultReport) -
     rows = stored_results(tmp_path / "data" / "console.db", "dev-1")
     faults.add(
         "a device floods", times=1, made=made, durable=made, stored=len(rows), refused=audit["duplicates"],
-        lost=made - len(rows), doubled=0, flood_mb=megabytes, growth_mb=(largest - before) >> 20,
+        lost=made - len(rows), doubled=doubled(rows), flood_mb=megabytes, growth_mb=(largest - before) >> 20,
     )  # fmt: skip
     assert [row.seq for row in rows] == list(range(1, made + 1))
     assert largest - before < MAX_GROWTH_BYTES

@@ -11,7 +11,7 @@ from consoles import RunningConsole, console_toml
 from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import SyncDb
 from fault_report import FaultReport
-from stored import stored_results
+from stored import doubled, stored_results
 from waiting import wait_until
 
 PATIENCE_S = 120.0
@@ -64,7 +64,7 @@ def test_an_older_copy_of_the_consoles_database(tmp_path: Path, faults: FaultRep
     rows = stored_results(data / "console.db", DEVICE)
     faults.add(
         "console from an older copy", times=1, made=made, durable=made, stored=len(rows), missing=audit["missing"],
-        lost=made - len(rows) - audit["missing"], doubled=len(rows) - len({row.seq for row in rows}),
+        lost=made - len(rows) - audit["missing"], doubled=doubled(rows),
     )  # fmt: skip
     assert audit["gaps"] == 0
     assert len(rows) + audit["missing"] == made

@@ -14,7 +14,7 @@ from campaign import Campaign
 from edgeinfer.runtime.results import OF_A_FRAME
 from fault_report import FaultReport
 from loops import DEVICE, Installation, free_of_tracebacks
-from stored import integrity, stored_results
+from stored import doubled, integrity, stored_results
 
 
 @pytest.mark.slow
@@ -31,10 +31,10 @@ def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, faults:
 
         rows = stored_results(tmp_path / "console" / "console.db", DEVICE)
         numbers = [row.seq for row in rows]
-        lost, doubled = made - len(set(numbers)), len(numbers) - len(set(numbers))
         faults.add(
             "kill -9", times=sum(campaign.kills.values()), made=made, durable=campaign.durable, stored=len(rows),
-            refused=audit["duplicates"], lost=lost, doubled=doubled, gaps=audit["gaps"], **campaign.kills,
+            refused=audit["duplicates"], lost=made - len(set(numbers)), doubled=doubled(rows),
+            gaps=audit["gaps"], **campaign.kills,
         )  # fmt: skip
         assert numbers == list(range(1, made + 1)), "the console has exactly what was durable, each once"
         assert len({row.epoch for row in rows}) == 1

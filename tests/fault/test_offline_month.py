@@ -16,7 +16,7 @@ from edgeinfer.runtime.errors import BufferStorageError
 from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.runtime.results import Item, Kind, Result
 from fault_report import FaultReport
-from stored import stored_results
+from stored import doubled, stored_results
 from waiting import wait_until
 
 DAYS = 30
@@ -94,7 +94,7 @@ def test_a_month_offline_is_bounded_and_counted(tmp_path: Path, faults: FaultRep
     rows = stored_results(tmp_path / "data" / "console.db", DEVICE)
     faults.add(
         "a month offline", times=1, made=made, durable=made, stored=len(rows), evicted=audit["evicted"],
-        lost=made - len(rows) - audit["evicted"], doubled=len(rows) - len({row.seq for row in rows}),
+        lost=made - len(rows) - audit["evicted"], doubled=doubled(rows),
         largest_share=round(largest / max_bytes, 2),
     )  # fmt: skip
     assert audit["evicted"] == evicted

@@ -22,7 +22,7 @@ from edgeinfer.runtime.handoff import SyncDb
 from edgeinfer.runtime.results import Item, Kind, Result
 from fault_report import FaultReport
 from packages import linear_model, make_package
-from stored import stored_results
+from stored import doubled, stored_results
 from waiting import wait_until
 
 PATIENCE_S = 120.0
@@ -118,7 +118,7 @@ def test_a_cloned_card_never_interleaves(tmp_path: Path, faults: FaultReport, ev
     changes = sum(1 for early, late in itertools.pairwise(forked) if early != late)
     faults.add(
         f"cloned card{', events' if events else ''}", times=rounds, stored=len(rows),
-        refused=audit["conflicts"], doubled=0, changes=changes,
+        refused=audit["conflicts"], doubled=doubled(rows), changes=changes,
     )  # fmt: skip
     # An event may run ahead of what it follows, and be stored before anybody knows of the other machine.
     assert changes <= (rounds if events else 0), "results of two machines under one numbering"
@@ -157,7 +157,7 @@ def test_two_buffers_under_one_name_both_arrive(tmp_path: Path, faults: FaultRep
     made = sum(machine.buffer.durable_seq for machine in machines)
     faults.add(
         "one name, two buffers", times=rounds, made=made, durable=made, stored=len(rows), refused=audit["duplicates"],
-        lost=made - len(rows), doubled=len(rows) - len({(row.epoch, row.seq) for row in rows}),
+        lost=made - len(rows), doubled=doubled(rows),
     )  # fmt: skip
     for machine in machines:
         own = [row for row in rows if row.epoch == machine.buffer.epoch]
